@@ -1,0 +1,6 @@
+"""Models: names for what people train, and one small adapter for each kind of diffusers pipeline."""
+
+from vipo_cli.models.family import Family
+from vipo_cli.models.load import ModelSpec, find_model, load_family, load_pipeline, models
+
+__all__ = ["Family", "ModelSpec", "find_model", "load_family", "load_pipeline", "models"]

@@ -1,0 +1,123 @@
+"""From a registered name, a hub id or a folder to a pipeline and its family."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from vipo_cli.errors import MissingWeights, ModelError, UnknownName
+from vipo_cli.models.family import Family
+from vipo_cli.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Where a model lies and how it wants to be used.
+
+    Attributes:
+        name: as the user gave it.
+        source: a folder in diffusers layout, or a hub id.
+        recipe: the recipe that `vipo train` starts from when none is named.
+        sampling_steps: denoising steps for samples.
+        guidance: classifier-free guidance scale for samples.
+        prompts: the prompt set that benchmarks use for it.
+        licence: of the weights.
+    """
+
+    name: str
+    source: str
+    recipe: str | None = None
+    sampling_steps: int = 50
+    guidance: float = 7.5
+    prompts: str = "geneval"
+    licence: str = "unknown"
+
+
+models: Registry[Callable[[], ModelSpec]] = Registry(
+    "model",
+    "vipo.models",
+    {
+        "shapes-sd": "vipo_cli.shapes.model:shapes_sd",
+        "sd15": "vipo_cli.models.sd:sd15",
+    },
+)
+
+FAMILIES = {"StableDiffusionPipeline": "vipo_cli.models.sd:StableDiffusion"}
+"""Pipeline class in `model_index.json` to the adapter that trains it."""
+
+
+def find_model(name: str) -> ModelSpec:
+    """Resolve a registered name, a folder in diffusers layout, or a hub id.
+
+    Raises:
+        UnknownName: none of the three.
+        ModelError: a folder that holds no pipeline.
+    """
+    if name in models:
+        return models[name]()
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise ModelError(
+                f"`{name}` holds no diffusers pipeline: `model_index.json` is missing",
+                hint="give the folder that `pipeline.save_pretrained` wrote",
+            )
+        return ModelSpec(name, str(folder))
+    if name.count("/") == 1 and not name.startswith((".", "/")) and not name.endswith("/"):
+        return ModelSpec(name, name)
+    raise UnknownName("model", name, models.names())
+
+
+def load_pipeline(spec: ModelSpec) -> Any:
+    """Load a pipeline in float32 on the CPU, from safetensors only.
+
+    Raises:
+        ModelError: the files are damaged or make no pipeline.
+        MissingWeights: a hub id that is neither cached nor to be reached.
+    """
+    from diffusers import DiffusionPipeline
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from safetensors import SafetensorError
+
+    options = {"safety_checker": None} if _pipeline_class(spec) == "StableDiffusionPipeline" else {}
+    try:
+        return DiffusionPipeline.from_pretrained(spec.source, use_safetensors=True, **options)
+    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+        raise MissingWeights(
+            f"the weights of `{spec.name}` are not on this machine and the hub cannot be reached",
+            hint=f"on a machine with a network: hf download {spec.source}",
+        ) from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot load the model `{spec.name}`: {str(error).splitlines()[0]}",
+            hint="the folder may be incomplete: compare it with where it came from",
+        ) from error
+
+
+def load_family(name: str) -> Family:
+    """Load a model and wrap it in the adapter of its kind."""
+    spec = find_model(name)
+    pipeline = load_pipeline(spec)
+    kind = type(pipeline).__name__
+    if kind not in FAMILIES:
+        raise ModelError(
+            f"`{name}` is a {kind}, which cannot be trained yet",
+            hint=f"supported: {', '.join(sorted(FAMILIES))}",
+        )
+    module, _, attribute = FAMILIES[kind].partition(":")
+    family: Family = getattr(import_module(module), attribute)(pipeline)
+    return family
+
+
+def _pipeline_class(spec: ModelSpec) -> str | None:
+    """Return the class named in a local model index; hub ids are assumed Stable Diffusion only if so named."""
+    index = Path(spec.source) / "model_index.json"
+    if not index.is_file():
+        return None
+    try:
+        name: str | None = json.loads(index.read_text()).get("_class_name")
+    except json.JSONDecodeError as error:
+        raise ModelError(f"`{index}` is damaged: {error}") from error
+    return name

@@ -1,0 +1,85 @@
+"""Names to functions: built-in ones listed by hand, plugins by entry point, both loaded on first use."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from vipo_cli.errors import UnknownName
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A dictionary that knows what its names mean to a user.
+
+    Args:
+        kind: the word that error messages use for an entry.
+        group: entry-point group in which plugins announce theirs.
+        builtin: name to "module:attribute"; listing the names imports none of them.
+    """
+
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._group = group
+        self._targets: dict[str, str] = dict(builtin)
+        self._loaded: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Add an entry from a script or notebook; a taken name is refused."""
+        if name in self.names():
+            raise ValueError(f"{self.kind} {name!r} is registered already")
+
+        def keep(entry: T) -> T:
+            self._loaded[name] = entry
+            return entry
+
+        return keep
+
+    def names(self) -> list[str]:
+        """Return all names, built-in, registered and from plugins, sorted."""
+        plugins = {point.name for point in entry_points(group=self._group)}
+        return sorted(plugins | self._targets.keys() | self._loaded.keys())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names()
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
+
+    def _load(self, name: str) -> T:
+        if name in self._targets:
+            module, _, attribute = self._targets[name].partition(":")
+            entry: T = getattr(import_module(module), attribute)
+            return entry
+        for point in entry_points(group=self._group):
+            if point.name == name:
+                plugin: T = point.load()
+                return plugin
+        raise UnknownName(self.kind, name, self.names())
+
+    def summary(self, name: str) -> str:
+        """Return the first line of an entry's docstring."""
+        return (inspect.getdoc(self[name]) or "").partition("\n")[0]
+
+    def parameters(self, name: str) -> type[BaseModel]:
+        """Return a strict pydantic model of an entry's keyword-only arguments.
+
+        The signature is the schema: names, types, bounds and descriptions (`Annotated[..., Field]`)
+        are written once, where they are used.
+        """
+        entry: Any = self[name]
+        hints = get_type_hints(entry, include_extras=True)
+        fields: dict[str, Any] = {
+            key: (hints[key], ... if argument.default is argument.empty else argument.default)
+            for key, argument in inspect.signature(entry).parameters.items()
+            if argument.kind is argument.KEYWORD_ONLY
+        }
+        return create_model(
+            name, __config__=ConfigDict(extra="forbid", frozen=True), **fields
+        )

@@ -1,0 +1,139 @@
+"""The run directory, files that appear whole or not at all, caches, and where a result came from."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from vipo_cli.errors import VipoError
+
+LIBRARIES = ("vipo", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
+
+
+def cache_home() -> Path:
+    """Return the folder of caches: $VIPO_CACHE, else $XDG_CACHE_HOME/vipo, else ~/.cache/vipo."""
+    if chosen := os.environ.get("VIPO_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vipo"
+
+
+def fingerprint(value: Any) -> str:
+    """Return 16 hexadecimal digits that name a JSON value whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Return 16 hexadecimal digits that name the contents of all files below a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(file.relative_to(folder).as_posix().encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """Give a temporary neighbour to write a file or folder to; it takes the target's place at the end.
+
+    A reader sees the old target or the whole new one. A failure leaves the target as it was.
+
+    Raises:
+        VipoError: the disk is full or the place cannot be written to.
+    """
+    temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync(temporary)
+        if target.is_dir():
+            shutil.rmtree(target)
+        temporary.replace(target)
+    except OSError as error:
+        raise unwritable(target, error) from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def unwritable(target: Path, error: OSError) -> VipoError:
+    """Turn the operating system's refusal to write into the error a user sees."""
+    return VipoError(
+        f"cannot write `{target}`: {error.strerror or error}",
+        hint="nothing that was there before is lost; free some space or choose another place, "
+        "then run the same command again",
+    )
+
+
+def _sync(path: Path) -> None:
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    with writing(target) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def append_line(target: Path, record: dict[str, Any]) -> None:
+    """Append one record to a JSON-lines file."""
+    try:
+        with target.open("a") as stream:
+            stream.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise unwritable(target, error) from error
+
+
+def read_lines(source: Path) -> list[dict[str, Any]]:
+    """Read a JSON-lines file; a last line that a killed process left unfinished is left out."""
+    if not source.exists():
+        return []
+    lines = source.read_text().splitlines()
+    records = [json.loads(line) for line in lines[:-1]]
+    for last in lines[-1:]:
+        try:
+            records.append(json.loads(last))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, interpreter and machine: what else a number may depend on."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": versions,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree this package is imported from, if it is one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    found = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or None

@@ -1,0 +1,18 @@
+"""Where the embedded models lie and how they want to be sampled."""
+
+from pathlib import Path
+
+from vipo_cli.models.load import ModelSpec
+
+
+def shapes_sd() -> ModelSpec:
+    """Stable-Diffusion-shaped model of the embedded shapes world: 32 px, runs on a laptop."""
+    return ModelSpec(
+        "shapes-sd",
+        str(Path(__file__).parent / "assets" / "shapes-sd"),
+        recipe="shapes/preference",
+        sampling_steps=20,
+        guidance=3.0,
+        prompts="shapes",
+        licence="Apache-2.0",
+    )
