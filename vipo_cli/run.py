@@ -6,14 +6,41 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from vipo_cli.errors import VipoError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far long work has come; engines yield it, the command line draws it."""
+
+    stage: str
+    done: int
+    total: int
+
+
+Work = Generator[Progress, None, T]
+"""Long work: yields its progress, returns its result."""
+
+
+def finish(work: Work[T]) -> T:
+    """Run long work to its end without watching."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
 
 LIBRARIES = ("vipo", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
 

@@ -1,0 +1,110 @@
+"""The only place that prints: results to stdout, everything else to stderr, in three modes."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from vipo_cli.errors import VipoError
+from vipo_cli.run import Work
+
+T = TypeVar("T")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only identifiers or paths.")]
+
+
+class Output:
+    """How one command speaks: for people, for programs (`--json`), or in identifiers (`--quiet`)."""
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self.json = json
+        self.quiet = quiet
+
+    def result(self, document: dict[str, Any], text: str, identifiers: Sequence[str] = ()) -> None:
+        """Print the one result of a command to stdout, in the form that the mode asks for."""
+        if self.json:
+            sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+        elif self.quiet:
+            sys.stdout.write("".join(f"{identifier}\n" for identifier in identifiers))
+        else:
+            sys.stdout.write(text.rstrip("\n") + "\n")
+        sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """Tell what is going on, to stderr; silent under --quiet."""
+        if not self.quiet:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    def warn(self, text: str) -> None:
+        """Warn on stderr, in every mode."""
+        sys.stderr.write(f"{_colour('warning:', 33)} {text}\n")
+
+    def error(self, error: VipoError) -> None:
+        """Print an error with its details and hint to stderr, in every mode."""
+        sys.stderr.write(f"{_colour('error:', 31)} {error.message}\n")
+        sys.stderr.writelines(f"  {detail}\n" for detail in error.details)
+        if error.hint:
+            sys.stderr.write(f"\n{_colour('hint:', 36)} {error.hint}\n")
+
+    def follow(self, work: Work[T]) -> T:
+        """Run long work with a bar a stage on a terminal, and return its result."""
+        if self.quiet or not sys.stderr.isatty():
+            return self._follow_silently(work)
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TaskID,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        tasks: dict[str, TaskID] = {}
+        with Bars(*columns, console=Console(stderr=True)) as bars:
+            while True:
+                try:
+                    progress = next(work)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                if progress.stage not in tasks:
+                    tasks[progress.stage] = bars.add_task(
+                        progress.stage, total=progress.total, rate=""
+                    )
+                task = tasks[progress.stage]
+                speed = bars.tasks[task].speed
+                rate = f"{speed:.1f}/s" if speed else ""
+                bars.update(task, completed=progress.done, total=progress.total, rate=rate)
+
+    def _follow_silently(self, work: Work[T]) -> T:
+        stage = ""
+        while True:
+            try:
+                progress = next(work)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            if progress.stage != stage:
+                stage = progress.stage
+                self.note(f"{stage} ({progress.total}) ...")
+
+
+def _colour(text: str, code: int) -> str:
+    plain = "NO_COLOR" in os.environ or not sys.stderr.isatty()
+    return text if plain else f"\033[1;{code}m{text}\033[0m"
