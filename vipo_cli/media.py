@@ -53,7 +53,10 @@ def read_image(data: bytes, width: int, height: int) -> Pixels:
     picture = decode(data)
     if picture.size != (width, height):
         scale = max(width / picture.width, height / picture.height)
-        size = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
+        size = (
+            max(width, round(picture.width * scale)),
+            max(height, round(picture.height * scale)),
+        )
         picture = picture.resize(size, Image.Resampling.BICUBIC)
         left, top = (picture.width - width) // 2, (picture.height - height) // 2
         picture = picture.crop((left, top, left + width, top + height))

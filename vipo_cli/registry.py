@@ -80,6 +80,4 @@ class Registry(Generic[T]):
             for key, argument in inspect.signature(entry).parameters.items()
             if argument.kind is argument.KEYWORD_ONLY
         }
-        return create_model(
-            name, __config__=ConfigDict(extra="forbid", frozen=True), **fields
-        )
+        return create_model(name, __config__=ConfigDict(extra="forbid", frozen=True), **fields)

@@ -26,6 +26,7 @@ class Progress:
     stage: str
     done: int
     total: int
+    note: str = ""
 
 
 Work = Generator[Progress, None, T]

@@ -1,7 +1,7 @@
 """Noise levels and prediction targets: one piece of algebra for diffusion and flow.
 
-    x_t = alpha * x0 + sigma * eps
-    target = p * x0 + q * eps,   epsilon (0, 1), sample (1, 0), velocity (-sigma, alpha), flow (-1, 1)
+x_t = alpha * x0 + sigma * eps
+target = p * x0 + q * eps,   epsilon (0, 1), sample (1, 0), velocity (-sigma, alpha), flow (-1, 1)
 """
 
 from dataclasses import dataclass

@@ -3,12 +3,12 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from vipo_cli.errors import VipoError
+from vipo_cli.errors import Interrupted, VipoError
 from vipo_cli.run import Work
 
 T = TypeVar("T")
@@ -51,10 +51,13 @@ class Output:
         if error.hint:
             sys.stderr.write(f"\n{_colour('hint:', 36)} {error.hint}\n")
 
-    def follow(self, work: Work[T]) -> T:
-        """Run long work with a bar a stage on a terminal, and return its result."""
+    def follow(self, work: Work[T], until: Callable[[], bool] = lambda: False) -> T:
+        """Run long work with a bar a stage on a terminal, and return its result.
+
+        As soon as `until` says so the work is closed, and Interrupted raised.
+        """
         if self.quiet or not sys.stderr.isatty():
-            return self._follow_silently(work)
+            return self._follow_silently(work, until)
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -71,6 +74,7 @@ class Output:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -83,16 +87,23 @@ class Output:
                 except StopIteration as end:
                     result: T = end.value
                     return result
+                _stop_if(until, work)
                 if progress.stage not in tasks:
                     tasks[progress.stage] = bars.add_task(
-                        progress.stage, total=progress.total, rate=""
+                        progress.stage, total=progress.total, rate="", note=""
                     )
                 task = tasks[progress.stage]
                 speed = bars.tasks[task].speed
                 rate = f"{speed:.1f}/s" if speed else ""
-                bars.update(task, completed=progress.done, total=progress.total, rate=rate)
+                bars.update(
+                    task,
+                    completed=progress.done,
+                    total=progress.total,
+                    rate=rate,
+                    note=progress.note,
+                )
 
-    def _follow_silently(self, work: Work[T]) -> T:
+    def _follow_silently(self, work: Work[T], until: Callable[[], bool]) -> T:
         stage = ""
         while True:
             try:
@@ -100,9 +111,16 @@ class Output:
             except StopIteration as end:
                 result: T = end.value
                 return result
+            _stop_if(until, work)
             if progress.stage != stage:
                 stage = progress.stage
                 self.note(f"{stage} ({progress.total}) ...")
+
+
+def _stop_if(until: Callable[[], bool], work: Work[T]) -> None:
+    if until():
+        work.close()
+        raise Interrupted("stopped on request")
 
 
 def _colour(text: str, code: int) -> str:

@@ -9,6 +9,8 @@ datasets: Registry[PairSource] = Registry(
     {
         "shapes": "vipo_cli.shapes.source:shapes",
         "pickapic_v2": "vipo_cli.data.sources:pickapic_v2",
+        "files": "vipo_cli.data.sources:files",
+        "hub": "vipo_cli.data.sources:hub",
     },
 )
 

@@ -18,6 +18,8 @@ class Family(Protocol):
     pipeline: Any
     denoiser: nn.Module
     """The network that is trained."""
+    denoiser_name: str
+    """What the pipeline calls it: `unet` or `transformer`."""
     target: Target
     """What it predicts."""
     size: tuple[int, int]

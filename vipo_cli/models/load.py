@@ -77,13 +77,16 @@ def load_pipeline(spec: ModelSpec) -> Any:
         ModelError: the files are damaged or make no pipeline.
         MissingWeights: a hub id that is neither cached nor to be reached.
     """
+    import torch
     from diffusers import DiffusionPipeline
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from safetensors import SafetensorError
 
     options = {"safety_checker": None} if _pipeline_class(spec) == "StableDiffusionPipeline" else {}
     try:
-        return DiffusionPipeline.from_pretrained(spec.source, use_safetensors=True, **options)
+        return DiffusionPipeline.from_pretrained(
+            spec.source, use_safetensors=True, torch_dtype=torch.float32, **options
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise MissingWeights(
             f"the weights of `{spec.name}` are not on this machine and the hub cannot be reached",

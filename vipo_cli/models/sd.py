@@ -20,7 +20,17 @@ TARGETS: dict[str, Target] = {
 class StableDiffusion:
     """Family of the pipelines that diffusers calls StableDiffusionPipeline."""
 
-    lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+    denoiser_name = "unet"
+    lora_targets = (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "proj_in",
+        "proj_out",
+        "ff.net.0.proj",
+        "ff.net.2",
+    )
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
@@ -58,7 +68,9 @@ class StableDiffusion:
 
     def predict(self, x_t: Latents, time: Float[Tensor, " b"], condition: Condition) -> Latents:
         """Return the UNet's output."""
-        prediction: Latents = self.denoiser(x_t, self._step(time), **condition, return_dict=False)[0]
+        prediction: Latents = self.denoiser(x_t, self._step(time), **condition, return_dict=False)[
+            0
+        ]
         return prediction
 
     def _step(self, time: Float[Tensor, " b"]) -> Tensor:

@@ -1,8 +1,8 @@
 """Objectives: pure functions from prediction errors to a loss for each sample.
 
-    from vipo_cli.objectives import PairErrors, objectives
-    errors = PairErrors(policy_w, policy_l, reference_w, reference_l)
-    loss = objectives["poly-dpo"](errors, beta=2000.0, alpha=8.0)
+from vipo_cli.objectives import PairErrors, objectives
+errors = PairErrors(policy_w, policy_l, reference_w, reference_l)
+loss = objectives["poly-dpo"](errors, beta=2000.0, alpha=8.0)
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Objectives on preference pairs.
 
-    margin = (policy_l - reference_l) - (policy_w - reference_w)
-    z      = kappa * beta * margin          the logit
-    p      = sigmoid(z)                     the implicit probability that the winner wins
+margin = (policy_l - reference_l) - (policy_w - reference_w)
+z      = kappa * beta * margin          the logit
+p      = sigmoid(z)                     the implicit probability that the winner wins
 """
 
 from typing import Annotated
@@ -14,9 +14,7 @@ from torch.nn.functional import softplus
 
 from vipo_cli.objectives.errors import PairErrors
 
-Beta = Annotated[
-    float, Field(gt=0, description="Pull towards the reference: larger stays closer.")
-]
+Beta = Annotated[float, Field(gt=0, description="Pull towards the reference: larger stays closer.")]
 Kappa = Annotated[
     float,
     Field(gt=0, description="Factor in the logit: 0.5 as published; some public code has 1."),

@@ -55,8 +55,10 @@ class Caption:
     def __str__(self) -> str:
         if self.count > 1:
             number = next(word for word, count in NUMBERS.items() if count == self.count)
-            what = f"{number} {self.nouns[0]}s" if self.nouns[0].shape != "cross" else (
-                f"{number} {self.nouns[0]}es"
+            what = (
+                f"{number} {self.nouns[0]}s"
+                if self.nouns[0].shape != "cross"
+                else (f"{number} {self.nouns[0]}es")
             )
         else:
             what = f" {self.relation or 'and'} ".join(_article(noun) for noun in self.nouns)
@@ -132,9 +134,23 @@ def draw_scene(rng: np.random.Generator, caption: Caption) -> Scene:
         nouns = [Noun(noun.shape, noun.colour or free.pop()) for noun in caption.nouns]
     background = caption.background or str(rng.choice(list(BACKGROUNDS)))
     while True:
-        items = tuple(_place(rng, noun, len(nouns)) for noun in nouns)
-        if not _touching(items) and _related(items, caption.relation):
+        items = _place_all(rng, nouns)
+        if items and _related(items, caption.relation):
             return Scene(items, background)
+
+
+def _place_all(rng: np.random.Generator, nouns: list[Noun]) -> tuple[Item, ...]:
+    """Place shapes one by one where they touch none before; empty if the picture is too full."""
+    items: list[Item] = []
+    for noun in nouns:
+        for _ in range(12):
+            item = _place(rng, noun, len(nouns))
+            if not any(_touching(item, other) for other in items):
+                items.append(item)
+                break
+        else:
+            return ()
+    return tuple(items)
 
 
 def _place(rng: np.random.Generator, noun: Noun, count: int) -> Item:
@@ -144,12 +160,8 @@ def _place(rng: np.random.Generator, noun: Noun, count: int) -> Item:
     return Item(noun.shape, noun.colour, *rng.uniform(low, high, 2).tolist(), size)
 
 
-def _touching(items: tuple[Item, ...]) -> bool:
-    return any(
-        max(abs(a.x - b.x), abs(a.y - b.y)) < (a.size + b.size) / 2 + 0.05
-        for index, a in enumerate(items)
-        for b in items[:index]
-    )
+def _touching(a: Item, b: Item) -> bool:
+    return max(abs(a.x - b.x), abs(a.y - b.y)) < (a.size + b.size) / 2 + 0.05
 
 
 def _related(items: tuple[Item, ...], relation: str | None) -> bool:
@@ -188,7 +200,10 @@ def perturb(rng: np.random.Generator, caption: Caption) -> Caption:
             assert caption.relation is not None
             return replace(caption, relation=OPPOSITE[caption.relation])
         case "color_attr":
-            (first, second), free = nouns, [c for c in COLOURS if c not in {n.colour for n in nouns}]
+            (first, second), free = (
+                nouns,
+                [c for c in COLOURS if c not in {n.colour for n in nouns}],
+            )
             if rng.integers(2):  # the colours change owners
                 return replace(
                     caption,

@@ -64,7 +64,7 @@ def render(scene: Scene, size: int = SIZE, seed: int = 0) -> Pixels:
     picture *= (1.03 - 0.06 * rows / size)[..., None]  # lit from above
     for item in scene.items:
         x, y, radius = item.x * size, item.y * size, item.size * size / 2
-        distance = _distance(item.shape, columns - x, rows - y, radius)
+        distance = signed_distance(item.shape, columns - x, rows - y, radius)
         cover = np.clip(0.5 - distance, 0, 1)[..., None]
         light = (1.0 - 0.16 * (rows - y) / (2 * radius))[..., None]
         paint = np.array(COLOURS[item.colour], np.float32) * light
@@ -78,8 +78,11 @@ def render(scene: Scene, size: int = SIZE, seed: int = 0) -> Pixels:
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def _distance(
-    shape: str, dx: NDArray[np.float32], dy: NDArray[np.float32], radius: float
+def signed_distance(
+    shape: str,
+    dx: NDArray[np.float32],
+    dy: NDArray[np.float32],
+    radius: float | NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Return the signed distance in pixels to a shape's outline, negative inside."""
     if shape == "circle":

@@ -1,0 +1,134 @@
+"""GenEval's rules (arXiv 2310.11513): does a picture show what its prompt asks for?
+
+Metadata holds a `tag` (the task), the `prompt`, `include` clauses (class, count, optionally color and
+position: a relation and the index of the clause it refers to) and `exclude` clauses (class, count).
+The rules are those of the public implementation, in its float32, except that detections of equal
+score keep the detector's order: there it depends on the processor.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vipo_cli.benchmarks.detection import Detection
+
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+task_version = "geneval-rules-1"
+
+SCORE_THRESHOLD = 0.3
+COUNTING_SCORE_THRESHOLD = 0.9
+MOST_OF_A_CLASS = 16
+SHRINK = 0.1
+"""Share of both sizes that the offset between two objects loses before it counts."""
+DIRECTION_THRESHOLD = 0.5
+
+ColourOf = Callable[[Detection], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a picture is right and, where it is not, everything that is wrong with it."""
+
+    correct: bool
+    reason: str = ""
+
+
+def judge(
+    metadata: Mapping[str, Any], detections: Sequence[Detection], colour_of: ColourOf
+) -> Verdict:
+    """Judge a picture by what was detected in it; `colour_of` is asked only where a colour matters."""
+    counting = metadata.get("tag") == "counting"
+    found = confident(detections, COUNTING_SCORE_THRESHOLD if counting else SCORE_THRESHOLD)
+    problems: list[str] = []
+    groups: list[list[Detection] | None] = []  # None stands for a clause that was not met
+    for clause in metadata.get("include", ()):
+        taken = found.get(clause["class"], [])[: clause["count"]]
+        problem = _problem(clause, taken, groups, colour_of)
+        groups.append(None if problem else taken)
+        if problem:
+            problems.append(problem)
+    for clause in metadata.get("exclude", ()):
+        number = len(found.get(clause["class"], []))
+        if number >= clause["count"]:
+            problems.append(
+                f"expected fewer than {clause['count']} of {clause['class']}, found {number}"
+            )
+    return Verdict(not problems, "; ".join(problems))
+
+
+def confident(detections: Sequence[Detection], threshold: float) -> dict[str, list[Detection]]:
+    """Return by class what scores above a threshold, best first, no more than sixteen of each."""
+    scores = np.array([detection.score for detection in detections], np.float32)
+    found: dict[str, list[Detection]] = {}
+    for index in np.argsort(-scores, kind="stable"):
+        group = found.setdefault(detections[index].label, [])
+        if scores[index] > np.float32(threshold) and len(group) < MOST_OF_A_CLASS:
+            group.append(detections[index])
+    return found
+
+
+def _problem(
+    clause: Mapping[str, Any],
+    taken: Sequence[Detection],
+    groups: Sequence[Sequence[Detection] | None],
+    colour_of: ColourOf,
+) -> str | None:
+    """Return what keeps the detections from meeting an `include` clause, or None."""
+    name, count = clause["class"], clause["count"]
+    if len(taken) < count:
+        return f"expected {count} of {name}, found {len(taken)}"
+    problems = []
+    if "color" in clause:
+        colours = [colour_of(detection) for detection in taken]
+        if (hits := colours.count(clause["color"])) < count:
+            seen = ", ".join(colours)
+            problems.append(f"expected {count} {clause['color']} {name}, found {hits} ({seen})")
+    if "position" in clause and not problems:
+        relation, index = clause["position"]
+        others = groups[index]
+        if others is None:
+            problems.append(f"no object for {name} to be {relation}")
+        elif not all(relation in relations(one, other) for one in taken for other in others):
+            problems.append(f"expected {name} {relation} {others[0].label}")
+    return "; ".join(problems) or None
+
+
+def relations(one: Detection, other: Detection) -> set[str]:
+    """Return how one object stands to another: by the direction between their centres, y downwards.
+
+    The offset shrinks towards zero by a share of both sizes, but is divided by the distance before
+    shrinking: objects that overlap a lot stand in no relation.
+    """
+    centre, size = _centre_and_size(one)
+    other_centre, other_size = _centre_and_size(other)
+    offset = centre - other_centre
+    beyond = np.maximum(np.abs(offset) - np.float32(SHRINK) * (size + other_size), np.float32(0))
+    if (beyond < 1e-3).all():
+        return set()
+    x, y = np.sign(offset) * beyond / np.linalg.norm(offset)
+    holds = {
+        "left of": x < -DIRECTION_THRESHOLD,
+        "right of": x > DIRECTION_THRESHOLD,
+        "above": y < -DIRECTION_THRESHOLD,
+        "below": y > DIRECTION_THRESHOLD,
+    }
+    return {relation for relation, true in holds.items() if true}
+
+
+def _centre_and_size(detection: Detection) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    low, high = np.array(detection.box, np.float32).reshape(2, 2)
+    return (low + high) / np.float32(2), np.abs(high - low)
+
+
+def overall(task_means: Mapping[str, float]) -> float:
+    """Return GenEval's overall score: the unweighted mean of the six tasks' accuracies.
+
+    Raises:
+        ValueError: a task is missing, so that the number would be comparable to no other.
+    """
+    if missing := [task for task in TASKS if task not in task_means]:
+        raise ValueError(f"no overall score without {', '.join(missing)}")
+    return sum(task_means[task] for task in TASKS) / len(TASKS)

@@ -1,0 +1,89 @@
+"""`vipo list`: what there is to choose from."""
+
+from typing import Annotated, Any
+
+import typer
+
+from vipo_cli.cli.output import Json, Output, Quiet
+
+app = typer.Typer(
+    help="List methods, models, data sets, rewards, benchmarks and recipes.",
+    epilog="Example: vipo list methods poly-dpo",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str | None, typer.Argument(help="One of them, to see its parameters.")]
+
+
+def _show(registry: Any, name: str | None, output: Output) -> None:
+    """Print a registry's entries with a line each, or the parameters of one."""
+    if name is None:
+        entries = {entry: registry.summary(entry) for entry in registry.names()}
+        width = max(map(len, entries))
+        text = "\n".join(f"{entry:{width}}  {summary}" for entry, summary in entries.items())
+        output.result(entries, text, list(entries))
+        return
+    fields = registry.parameters(name).model_fields
+    lines = [registry.summary(name), *(_describe(key, field) for key, field in fields.items())]
+    schema = registry.parameters(name).model_json_schema()
+    output.result(schema, "\n".join(lines), list(fields))
+
+
+def _describe(key: str, field: Any) -> str:
+    default = "required" if field.is_required() else f"default {field.default}"
+    return f"  {key} ({default}): {field.description or ''}"
+
+
+@app.command(epilog="Examples: vipo list methods   |   vipo list methods poly-dpo")
+def methods(name: Name = None, json: Json = False, quiet: Quiet = False) -> None:
+    """List the objectives, or the parameters of one."""
+    from vipo_cli.objectives import objectives
+
+    _show(objectives, name, Output(json=json, quiet=quiet))
+
+
+@app.command(epilog="Example: vipo list models")
+def models(json: Json = False, quiet: Quiet = False) -> None:
+    """List the models that have a name; hub ids and folders work as well."""
+    from vipo_cli.models import models
+
+    _show(models, None, Output(json=json, quiet=quiet))
+
+
+@app.command(epilog="Examples: vipo list datasets   |   vipo list datasets shapes")
+def datasets(name: Name = None, json: Json = False, quiet: Quiet = False) -> None:
+    """List the data sets that have a name, or the parameters of one; files and hub ids work as well."""
+    from vipo_cli.data import datasets
+
+    _show(datasets, name, Output(json=json, quiet=quiet))
+
+
+@app.command(epilog="Example: vipo list rewards")
+def rewards(json: Json = False, quiet: Quiet = False) -> None:
+    """List the reward models."""
+    from vipo_cli.rewards import rewards
+
+    _show(rewards, None, Output(json=json, quiet=quiet))
+
+
+@app.command(epilog="Example: vipo list benchmarks")
+def benchmarks(json: Json = False, quiet: Quiet = False) -> None:
+    """List the benchmarks that vipo eval runs."""
+    entries = {"geneval": "Object-focused prompts over six tasks, judged by a detector."}
+    text = "\n".join(f"{name}  {summary}" for name, summary in entries.items())
+    Output(json=json, quiet=quiet).result(entries, text, list(entries))
+
+
+@app.command(epilog="Example: vipo list recipes")
+def recipes(json: Json = False, quiet: Quiet = False) -> None:
+    """List the shipped recipes."""
+    from vipo_cli.recipe import find_recipe, recipe_names
+
+    entries = {}
+    for name in recipe_names():
+        first = find_recipe(name).read_text().partition("\n")[0]
+        entries[name] = first.removeprefix("#").strip()
+    width = max(map(len, entries))
+    text = "\n".join(f"{name:{width}}  {summary}" for name, summary in entries.items())
+    Output(json=json, quiet=quiet).result(entries, text, list(entries))

@@ -1,0 +1,186 @@
+"""`vipo train`: preference optimisation, from flags or a recipe."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vipo_cli.cli.output import Json, Output, Quiet
+from vipo_cli.errors import Interrupted
+
+if TYPE_CHECKING:
+    from vipo_cli.recipe import Recipe
+    from vipo_cli.training.train import Result
+
+EPILOG = (
+    "Examples: vipo train --method poly-dpo --alpha 0.5   |   "
+    "vipo train --model sd15 --data pickapic_v2 --method poly-dpo --alpha 8 --dry-run   |   "
+    "vipo train --resume runs/shapes-sd-poly-dpo-1"
+)
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Option(help="Shipped recipe or YAML file to start from.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Objective, see vipo list methods.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Registered name, hub id or diffusers folder.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Registered name, hub id, file or folder of pairs.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Of poly-dpo: > 0 for conflicting pairs, < 0 for trivial.")
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option(help="Pull towards the reference: larger stays closer.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates of the weights.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes everything random.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory to make; runs/MODEL-METHOD-N if not given.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Run directory to go on with, by its own recipe.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any key of the recipe, as section.key=value; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan, then stop.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a generator on preference pairs."""
+    output = Output(json=json, quiet=quiet)
+    if resume is not None:
+        given = (recipe, method, model, data, alpha, beta, steps, seed, out, set_ or None)
+        if any(value is not None for value in given):
+            raise typer.BadParameter(
+                "takes everything from the run's own recipe", param_hint="--resume"
+            )
+        _train(output, None, resume)
+        return
+    flags = {"alpha": alpha, "beta": beta, "steps": steps, "seed": seed}
+    resolved = _resolve(recipe, model, data, method, flags, set_ or [])
+    if dry_run:
+        from vipo_cli.training.plan import plan
+
+        outlook = output.follow(plan(resolved))
+        output.result(outlook.document(resolved), outlook.text(resolved), [])
+        return
+    _train(output, resolved, out)
+
+
+def _resolve(
+    recipe: str | None,
+    model: str | None,
+    data: str | None,
+    method: str | None,
+    flags: dict[str, Any],
+    settings: list[str],
+) -> "Recipe":
+    from vipo_cli.recipe import parse_settings, resolve_recipe
+
+    return resolve_recipe(
+        recipe,
+        model=model,
+        data=data,
+        method=method,
+        flags=flags,
+        settings=parse_settings(settings),
+    )
+
+
+def _train(output: Output, recipe: "Recipe | None", place: Path | None) -> None:
+    """Start a new run of a recipe, or go on with the one at a place."""
+    from vipo_cli.training.train import document, new_run, read_run
+    from vipo_cli.training.train import train as run_recipe
+
+    resume = recipe is None
+    if recipe is None:
+        assert place is not None
+        run, recipe = place, read_run(place)
+    else:
+        run = new_run(recipe, place)
+    output.note(_introduction(recipe, run))
+    try:
+        with stop_requests() as stop:
+            result = output.follow(run_recipe(recipe, run, resume=resume), until=stop.is_set)
+    except Interrupted as error:
+        raise Interrupted(
+            "stopped on request; what was trained is saved",
+            hint=f"go on: vipo train --resume {run}",
+        ) from error
+    output.result(document(recipe, result), _summary(recipe, result), [str(run)])
+
+
+@contextmanager
+def stop_requests() -> Iterator[Event]:
+    """Turn Ctrl-C and SIGTERM into an event, so that the step under way ends and is saved.
+
+    A second Ctrl-C does not wait.
+    """
+    stop = Event()
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _introduction(recipe: "Recipe", run: Path) -> str:
+    """Say what is about to happen, and how to name something else."""
+    part = "all weights" if recipe.model.train == "full" else f"LoRA of rank {recipe.model.rank}"
+    lines = [
+        f"model   {recipe.model.name}, {part}",
+        f"data    {_with_values(recipe.data.name, recipe.data.parameters)}",
+        f"method  {_with_values(recipe.objective.method, recipe.objective.parameters)}",
+        f"steps   {recipe.run.steps} of {recipe.optimizer.batch_size} pairs, seed {recipe.run.seed}",
+        f"run     {run}",
+    ]
+    if recipe.model.name == "shapes-sd":
+        lines.append(
+            "this is the embedded laptop model; a real one: "
+            "vipo train --model sd15 --data pairs.parquet --method poly-dpo"
+        )
+    return "\n".join(lines)
+
+
+def _with_values(name: str, parameters: dict[str, Any]) -> str:
+    values = ", ".join(f"{key} {value}" for key, value in parameters.items() if value is not None)
+    return f"{name} ({values})" if values else name
+
+
+def _summary(recipe: "Recipe", result: "Result") -> str:
+    lines = [f"trained {recipe.model.name} with {recipe.objective.method}: {result.steps} steps"]
+    if result.broken:
+        lines.append(f"left out {len(result.broken)} broken pairs")
+    lines.append(f"loss {result.final['loss']:.4f} over the last steps")
+    if held_out := result.held_out:
+        low, high = held_out["ci95"]
+        metric = held_out["metric"].replace("_", " ")
+        lines.append(
+            f"held-out {metric} {held_out['value']:.3f} [{low:.3f}, {high:.3f}] on {held_out['n']} pairs"
+        )
+    pairs = result.steps * recipe.optimizer.batch_size
+    lines += [
+        f"{pairs / result.seconds:.1f} pairs/s, {result.seconds:.0f} s of training",
+        f"checkpoint {result.checkpoint}",
+        f"next: vipo eval geneval {result.run}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,315 @@
+"""Pairs in Parquet: the columns of Pick-a-Pic v2, or prompt, winner and loser.
+
+Opening reads the footers and the small columns alone. Media are read by row group when they are
+asked for, and the last few row groups are kept, so that reading in order costs each byte once.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vipo_cli.data.lazy import LazyPairs
+from vipo_cli.data.pair import PreferencePair
+from vipo_cli.data.prompts import SHOWN, listed, prompt_problems, refuse
+from vipo_cli.errors import DataError
+from vipo_cli.media import Media
+from vipo_cli.run import cache_home, fingerprint, writing
+
+KEPT_GROUPS = 4
+LARGEST_GROUP = 256 * 2**20
+"""Bytes above which a row group is too much to hold for the sake of one of its rows."""
+ROWS_REGROUPED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which columns hold the prompt and the two media, and whether labels say which one won."""
+
+    prompt: str
+    first: str
+    second: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that have to be there."""
+        return (self.prompt, self.first, self.second, *self.labels)
+
+
+LAYOUTS = (
+    Layout("prompt", "winner", "loser"),
+    Layout("caption", "jpg_0", "jpg_1", ("label_0", "label_1")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A row group: its file, its number there, and the number of its first row in the data set."""
+
+    file: Path
+    number: int
+    start: int
+    folder: Path
+    """Where the paths in its cells start: beside the file that the user named."""
+
+
+class ParquetPairs(LazyPairs):
+    """Pairs in one or more Parquet files of the same layout.
+
+    Attributes:
+        scores: names of the rewards whose scores of both media the files hold already.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        layout: Layout,
+        prompts: Any,
+        kept: tuple[NDArray[np.int64], NDArray[np.bool_]],
+        dropped: Mapping[str, int],
+    ) -> None:
+        self._groups = groups
+        self._starts = np.array([group.start for group in groups], np.int64)
+        self._layout = layout
+        self._prompts = prompts
+        self._rows, self._second_wins = kept
+        self._cache: OrderedDict[int, Any] = OrderedDict()
+        self.dropped = dropped
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cache": OrderedDict()}  # a worker process reads for itself
+
+    def prompts(self) -> list[str]:
+        """Return all prompts without reading any media."""
+        prompts: list[str] = self._prompts.take(self._rows).to_pylist()
+        return prompts
+
+    @cached_property
+    def scores(self) -> tuple[str, ...]:
+        """Names of the score columns: floating-point, one for each of the two media."""
+        import pyarrow.parquet as pq
+
+        schema = pq.read_schema(self._groups[0].file)
+        floats = {field.name for field in schema if str(field.type) in ("float", "double")}
+        first, second = _suffixes(self._layout)
+        names = [name.removesuffix(first) for name in schema.names if name.endswith(first)]
+        return tuple(
+            name
+            for name in names
+            if {name + first, name + second} <= floats and name + first not in self._layout.labels
+        )
+
+    def score(self, name: str) -> NDArray[np.float64]:
+        """Read the scores of winners and losers, (n, 2), from the columns of a reward."""
+        table = _read(
+            [*dict.fromkeys(group.file for group in self._groups)],
+            [name + suffix for suffix in _suffixes(self._layout)],
+        )
+        both = np.stack([column.to_numpy().astype(np.float64) for column in table.columns], 1)
+        both = both[self._rows]
+        return np.where(self._second_wins[:, None], both[:, ::-1], both)
+
+    def pair(self, index: int) -> PreferencePair:
+        """Read one pair with all its columns."""
+        row = int(self._rows[index])
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        group = self._groups[number]
+        record = self._table(number).slice(row - group.start, 1).to_pylist()[0]
+        layout = self._layout
+        prompt = record.pop(layout.prompt)
+        first = _media(record.pop(layout.first), group.folder)
+        second = _media(record.pop(layout.second), group.folder)
+        if not layout.labels:
+            return PreferencePair(prompt, first or b"", second, record)
+        swapped = bool(self._second_wins[index])
+        winner, loser = (second, first) if swapped else (first, second)
+        return PreferencePair(prompt, winner or b"", loser or b"", _by_rank(record, swapped))
+
+    def _table(self, number: int) -> Any:
+        """Return a row group, from the last few ones if it is among them."""
+        import pyarrow.parquet as pq
+
+        if number not in self._cache:
+            group = self._groups[number]
+            with pq.ParquetFile(group.file, memory_map=True) as file:
+                self._cache[number] = file.read_row_group(group.number, use_threads=False)
+        self._cache.move_to_end(number)
+        while len(self._cache) > KEPT_GROUPS:
+            self._cache.popitem(last=False)
+        return self._cache[number]
+
+
+def open_parquet(files: Sequence[Path], limit: int | None = None) -> ParquetPairs:
+    """Open Parquet files of one layout without reading their media.
+
+    Raises:
+        DataError: missing columns, labels that contradict each other, unusable prompts, no pairs.
+    """
+    footers = [_footer(file) for file in files]
+    names = {name for footer in footers for name in footer.schema.to_arrow_schema().names}
+    layout = max(LAYOUTS, key=lambda each: len(names.intersection(each.columns)))
+    _require_columns(files, footers, layout)
+    folders = [file.parent for file in files]
+    files, footers = _regrouped(files, footers)
+    groups, rows = _groups(files, footers, folders)
+    optional = [name for name in ("has_label",) if layout.labels and name in names]
+    small = _read(files, [layout.prompt, *layout.labels, *optional])
+    prompts = small.column(layout.prompt)
+    dropped = {}
+    kept = np.ones(rows, bool)
+    if "has_label" in small.column_names:
+        kept = _column(small, "has_label", fill=1.0) != 0
+        dropped["has no label (has_label is false)"] = int((~kept).sum())
+    second_wins = np.zeros(rows, bool)
+    problems = []
+    if layout.labels:
+        first, second = (_column(small, label, fill=np.nan) for label in layout.labels)
+        wrong = np.flatnonzero(kept & ~(np.abs(first + second - 1) < 1e-6))
+        if len(wrong):
+            where = listed(wrong.tolist(), partial(_name_row, groups))
+            problems.append(f"label_0 + label_1 is not 1 in {len(wrong):,} rows: {where}")
+        ties = kept & (np.abs(first - second) < 1e-6)
+        dropped["a tie (label_0 equals label_1)"] = int(ties.sum())
+        kept &= ~ties
+        second_wins = second > first
+    chosen = np.flatnonzero(kept)[:limit]
+    problems += _prompt_problems(prompts, chosen, groups)
+    refuse(files[0] if len(files) == 1 else files[0].parent, problems)
+    dropped = {reason: count for reason, count in dropped.items() if count}
+    if not len(chosen):
+        counts = [f"{count:,} rows: {reason}" for reason, count in dropped.items()]
+        raise DataError(f"no pairs in `{files[0]}`: {rows:,} rows", details=counts)
+    return ParquetPairs(groups, layout, prompts, (chosen, second_wins[chosen]), dropped)
+
+
+def _footer(file: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_metadata(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"`{file}` is no readable Parquet file: {error}") from error
+
+
+def _require_columns(files: Sequence[Path], footers: Sequence[Any], layout: Layout) -> None:
+    """Name all columns that are missing, in all files, at once."""
+    problems = []
+    for file, footer in zip(files, footers, strict=True):
+        names = footer.schema.to_arrow_schema().names
+        if missing := [column for column in layout.columns if column not in names]:
+            found = ", ".join(names) or "none"
+            problems.append(f"{file.name}: missing {', '.join(missing)}; found {found}")
+    if problems:
+        needed = " or ".join(", ".join(each.columns) for each in LAYOUTS)
+        raise DataError(
+            f"columns are missing in `{files[0].parent}`",
+            details=problems[:SHOWN],
+            hint=f"Parquet files need the columns {needed}",
+        )
+
+
+def _regrouped(files: Sequence[Path], footers: Sequence[Any]) -> tuple[list[Path], list[Any]]:
+    """Put cached copies with small row groups in the place of files whose own are too large.
+
+    Whole-table writers make one row group, all of which one would have to read for any row.
+    """
+    chosen, opened = [], []
+    for file, footer in zip(files, footers, strict=True):
+        sizes = [footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)]
+        if max(sizes, default=0) <= LARGEST_GROUP:
+            chosen.append(file)
+            opened.append(footer)
+        else:
+            chosen.append(_regroup(file))
+            opened.append(_footer(chosen[-1]))
+    return chosen, opened
+
+
+def _regroup(file: Path) -> Path:
+    import pyarrow.parquet as pq
+
+    state = file.stat()
+    key = fingerprint([str(file.resolve()), state.st_size, state.st_mtime_ns])
+    copy = cache_home() / "data" / f"{file.stem}-{key}.parquet"
+    if copy.exists():
+        return copy
+    with (
+        writing(copy) as temporary,
+        pq.ParquetFile(file, memory_map=True) as source,
+        pq.ParquetWriter(temporary, source.schema_arrow) as sink,
+    ):
+        for batch in source.iter_batches(ROWS_REGROUPED, use_threads=False):
+            sink.write_batch(batch)
+    return copy
+
+
+def _groups(
+    files: Sequence[Path], footers: Sequence[Any], folders: Sequence[Path]
+) -> tuple[list[Group], int]:
+    groups, rows = [], 0
+    for file, footer, folder in zip(files, footers, folders, strict=True):
+        for number in range(footer.num_row_groups):
+            if count := footer.row_group(number).num_rows:
+                groups.append(Group(file, number, rows, folder))
+                rows += count
+    return groups, rows
+
+
+def _read(files: Sequence[Path], columns: Sequence[str]) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for file in files:
+        with pq.ParquetFile(file, memory_map=True) as source:
+            tables.append(source.read(columns=list(columns)))
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _column(table: Any, name: str, fill: float) -> NDArray[np.float64]:
+    import pyarrow as pa
+
+    values = table.column(name).cast(pa.float64()).fill_null(fill).to_numpy()
+    return np.asarray(values, np.float64)
+
+
+def _prompt_problems(prompts: Any, chosen: NDArray[np.int64], groups: Sequence[Group]) -> list[str]:
+    import pyarrow.compute as pc
+
+    lengths = pc.utf8_length(pc.utf8_trim_whitespace(prompts)).fill_null(-1).to_numpy()[chosen]
+    return prompt_problems(lengths, lambda row: _name_row(groups, int(chosen[row])))
+
+
+def _name_row(groups: Sequence[Group], row: int) -> str:
+    """Say where a row is: counted from 0 within its file, as pandas and pyarrow count."""
+    file = next(group.file for group in reversed(groups) if group.start <= row)
+    start = next(group.start for group in groups if group.file == file)
+    several = groups[0].file != groups[-1].file
+    return f"row {row - start}" + (f" of {file.name}" if several else "")
+
+
+def _media(value: Any, folder: Path) -> Media | None:
+    """Turn a cell into media: bytes, a path beside the file, or the hub's struct of both."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    return folder / value if isinstance(value, str) else value
+
+
+def _suffixes(layout: Layout) -> tuple[str, str]:
+    return ("_0", "_1") if layout.labels else ("_w", "_l")
+
+
+def _by_rank(record: dict[str, Any], swapped: bool) -> dict[str, Any]:
+    """Rename what is said about medium 0 and 1 to winner and loser."""
+    names = {"_0": "_l", "_1": "_w"} if swapped else {"_0": "_w", "_1": "_l"}
+    return {key[:-2] + names.get(key[-2:], key[-2:]): value for key, value in record.items()}

@@ -1,0 +1,71 @@
+"""Which pairs can be decoded: broken media are counted and left out, too many are an error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vipo_cli.data.lazy import Subset
+from vipo_cli.data.pair import PreferencePair
+from vipo_cli.errors import DataError
+from vipo_cli.media import decode, media_bytes
+from vipo_cli.run import Progress, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A pair that cannot be used, and why."""
+
+    index: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"pair {self.index}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """The pairs that can be decoded, still read lazily, and those that cannot."""
+
+    pairs: Subset
+    broken: tuple[Broken, ...]
+
+
+def usable_pairs(pairs: Sequence[PreferencePair], limit: float = 0.05) -> Work[Usable]:
+    """Decode every medium once and leave out the pairs that have a broken one.
+
+    Args:
+        pairs: any pairs.
+        limit: largest share of broken pairs that is put up with.
+
+    Raises:
+        DataError: there are no pairs, none is usable, or more than `limit` are broken.
+    """
+    rows: list[int] = []
+    broken: list[Broken] = []
+    for index in range(len(pairs)):
+        if reason := why_broken(pairs[index]):
+            broken.append(Broken(index, reason))
+        else:
+            rows.append(index)
+        yield Progress("check media", index + 1, len(pairs))
+    if not rows or len(broken) > limit * len(pairs):
+        raise DataError(
+            f"{len(broken):,} of {len(pairs):,} pairs have broken media"
+            if len(pairs)
+            else "the data set has no pairs",
+            details=[str(each) for each in broken[:5]],
+            hint=f"repair or remove them; up to {limit:.0%} are skipped" if broken else None,
+        )
+    return Usable(Subset(pairs, rows), tuple(broken))
+
+
+def why_broken(pair: PreferencePair) -> str:
+    """Return what is wrong with the media of a pair, or an empty string."""
+    for side, media in (("winner", pair.winner), ("loser", pair.loser)):
+        if media is None:
+            continue
+        try:
+            decode(media_bytes(media))
+        except DataError as error:
+            where = "" if isinstance(media, bytes) else f" `{media}`"
+            return f"{side}{where}: {error.message}"
+    return ""

@@ -1,0 +1,1 @@
+"""Evaluation: pictures from a model, judged, with honest intervals."""

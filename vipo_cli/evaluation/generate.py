@@ -1,0 +1,194 @@
+"""Pictures for prompts, each from a seed of its own, in GenEval's official layout."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vipo_cli.evaluation.target import Target
+from vipo_cli.media import encode_png
+from vipo_cli.models import load_pipeline
+from vipo_cli.run import Progress, Work, writing
+
+PNG_END = b"IEND\xaeB`\x82"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How pictures are drawn; all of it but the batch size changes what they show.
+
+    Attributes:
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        seed: base seed; each picture's own seed derives from it.
+        images_per_prompt: pictures for each prompt.
+        precision: floating-point type of the weights.
+        batch_size: pictures drawn at once; None fits it to the picture size.
+    """
+
+    steps: int
+    guidance: float
+    seed: int = 0
+    images_per_prompt: int = 2
+    precision: str = "fp32"
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture to draw: for which prompt, which of its pictures, from which seed."""
+
+    prompt_index: int
+    image_index: int
+    prompt: str
+    seed: int
+
+    def path(self, folder: Path) -> Path:
+        """Return where the picture lies below a folder."""
+        return folder / f"{self.prompt_index:05d}" / "samples" / f"{self.image_index:04d}.png"
+
+
+def picture_seed(seed: int, prompt: str, image_index: int) -> int:
+    """Return the seed of one picture.
+
+    It depends on the prompt's text and not on its place, so that a subset of a benchmark, another
+    batch size and a resumed evaluation all draw the same picture.
+    """
+    text = json.dumps([seed, prompt, image_index])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def list_pictures(prompts: Mapping[int, str], sampling: Sampling) -> list[Picture]:
+    """List all pictures of a benchmark; a text that occurs again gets pictures of its own."""
+    seen: dict[str, int] = {}
+    pictures = []
+    for prompt_index, prompt in prompts.items():
+        first = seen.get(prompt, 0)
+        seen[prompt] = first + sampling.images_per_prompt
+        for image_index in range(sampling.images_per_prompt):
+            seed = picture_seed(sampling.seed, prompt, first + image_index)
+            pictures.append(Picture(prompt_index, image_index, prompt, seed))
+    return pictures
+
+
+def is_whole(file: Path) -> bool:
+    """Tell whether a PNG is there and ends as a PNG must."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(-len(PNG_END), 2)
+            return stream.read() == PNG_END
+    except OSError:
+        return False
+
+
+def generate(
+    target: Target, metadata: Mapping[int, dict[str, Any]], sampling: Sampling, out: Path
+) -> Work[int]:
+    """Draw the pictures that are missing; return how many were drawn.
+
+    Whole pictures that are there already are kept. Batches are cut the same way every time and one
+    that lacks a picture is drawn again whole, so that an evaluation that was interrupted equals one
+    that was not, to the bit. Another batch size starts from the same noise and differs by the
+    rounding of floating-point sums alone.
+    """
+    prompts = {index: str(record["prompt"]) for index, record in metadata.items()}
+    for index, record in metadata.items():
+        _write_metadata(out / f"{index:05d}" / "metadata.jsonl", record)
+    pictures = list_pictures(prompts, sampling)
+    missing = {picture for picture in pictures if not is_whole(picture.path(out))}
+    if not missing:
+        return 0
+    yield Progress("load model", 0, 1)
+    pipeline = load_target(target, sampling.precision)
+    embed = _embedder(pipeline, sampling)
+    done = len(pictures) - len(missing)
+    yield Progress("generate", done, len(pictures))
+    for batch in _batches(pictures, sampling.batch_size or fitting_batch_size(pipeline)):
+        if missing.isdisjoint(batch):
+            continue
+        for picture, image in zip(batch, _draw(pipeline, batch, sampling, embed), strict=True):
+            if picture in missing:
+                with writing(picture.path(out)) as temporary:
+                    temporary.write_bytes(encode_png(np.asarray(image.convert("RGB"))))
+                done += 1
+        yield Progress("generate", done, len(pictures))
+    return len(missing)
+
+
+def load_target(target: Target, precision: str = "fp32") -> Any:
+    """Load the target's pipeline, with its LoRA, onto the fastest device there is."""
+    assert target.spec is not None
+    pipeline = load_pipeline(target.spec)
+    if target.lora is not None:
+        pipeline.load_lora_weights(str(target.lora.parent), weight_name=target.lora.name)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline.to(device, PRECISIONS[precision])
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def fitting_batch_size(pipeline: Any) -> int:
+    """Return how many pictures to draw at once: as many as make four megapixels, 64 at most."""
+    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
+    side = denoiser.config.sample_size * pipeline.vae_scale_factor
+    return int(max(1, min(64, 4 * 2**20 // side**2)))
+
+
+Embed = Callable[[list[str]], dict[str, Any]]
+"""Turns the prompts of a batch into the pipeline's keyword arguments."""
+
+
+def _embedder(pipeline: Any, sampling: Sampling) -> Embed:
+    """Return how prompts reach this kind of pipeline."""
+    if type(pipeline).__name__ == "StableDiffusionPipeline":
+        return _embed_once(pipeline, guided=sampling.guidance > 1)
+    return lambda prompts: {"prompt": prompts}
+
+
+def _embed_once(pipeline: Any, *, guided: bool) -> Embed:
+    """Encode each distinct text once, and alone, so that its neighbours cannot change its bits."""
+    known: dict[str, torch.Tensor] = {}
+
+    def embed(texts: list[str]) -> torch.Tensor:
+        for text in texts:
+            if text not in known:
+                known[text], _ = pipeline.encode_prompt(text, pipeline.device, 1, False)
+        return torch.cat([known[text] for text in texts])
+
+    def arguments(prompts: list[str]) -> dict[str, Any]:
+        embeddings = {"prompt_embeds": embed(prompts)}
+        if guided:
+            embeddings["negative_prompt_embeds"] = embed([""] * len(prompts))
+        return embeddings
+
+    return arguments
+
+
+@torch.inference_mode()
+def _draw(pipeline: Any, batch: list[Picture], sampling: Sampling, embed: Embed) -> list[Any]:
+    """Draw one batch; the noise comes from a CPU generator for each picture."""
+    images: list[Any] = pipeline(
+        **embed([picture.prompt for picture in batch]),
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance,
+        generator=[torch.Generator().manual_seed(picture.seed) for picture in batch],
+    ).images
+    return images
+
+
+def _batches(pictures: list[Picture], size: int) -> Iterator[list[Picture]]:
+    for start in range(0, len(pictures), size):
+        yield pictures[start : start + size]
+
+
+def _write_metadata(file: Path, record: dict[str, Any]) -> None:
+    line = json.dumps(record) + "\n"
+    if not file.is_file() or file.read_text() != line:
+        with writing(file) as temporary:
+            temporary.write_text(line)

@@ -1,0 +1,146 @@
+"""GenEval from end to end: draw, judge, aggregate, and compare with the base model."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeVar
+
+import torch
+
+from vipo_cli.evaluation.aggregate import aggregate
+from vipo_cli.evaluation.compare import compare
+from vipo_cli.evaluation.generate import generate, list_pictures
+from vipo_cli.evaluation.plan import (
+    Options,
+    Plan,
+    cache_folder,
+    plan_geneval,
+    settled,
+    write_manifest,
+)
+from vipo_cli.evaluation.score import find_pictures, read_samples, score
+from vipo_cli.evaluation.target import find_target
+from vipo_cli.run import Work, environment, write_json
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        out: the folder that holds all of it.
+        results: as in results.json.
+        baseline: the folder of the baseline's evaluation, if there is one.
+        comparison: how much better the target is than the baseline, paired.
+    """
+
+    out: Path
+    results: dict[str, Any]
+    baseline: Path | None = None
+    comparison: dict[str, Any] | None = None
+
+
+def evaluate(
+    target: str,
+    options: Options = Options(),  # noqa: B008 - frozen
+    *,
+    baseline: str | None = None,
+    model: str | None = None,
+    detector: str | None = None,
+    prompt_set: str | None = None,
+    out: Path | None = None,
+) -> Work[Evaluation]:
+    """Evaluate a target on GenEval, continuing what was begun before in the same folder.
+
+    Args:
+        target: a run or checkpoint directory, a LoRA file, a pipeline, a model name, or pictures.
+        options: how pictures are drawn.
+        baseline: what to compare with; None is the model that the target was trained from, if
+            that is known, and "none" is nothing.
+        model: the model that a LoRA was trained on, where its file does not say.
+        detector: who judges; None is who belongs to the prompt set.
+        prompt_set: None is the model's own.
+        out: where results go; None is into the run, the cache, or `eval-NAME`.
+    """
+    found = find_target(target, base=model)
+    plan = plan_geneval(found, options, detector=detector, prompt_set=prompt_set, out=out)
+    other = found.base if baseline is None else baseline
+    against = None
+    if other is not None and other != "none":
+        # planned before the first picture is drawn, so that a wrong name costs no work
+        against = plan_geneval(
+            find_target(other, base=model),
+            settled(options, plan),
+            detector=plan.detector.name,
+            prompt_set=plan.manifest["prompt_set"],
+        )
+        if against.target.run is None:  # the same base serves many runs
+            against = replace(against, out=cache_folder(against.target, against.manifest))
+    results = yield from _evaluate(plan)
+    if against is None:
+        return Evaluation(plan.out, results)
+    yield from _evaluate(against)
+    comparison = compare(plan.out, against.out)
+    write_json(
+        plan.out / "baseline.json",
+        {"model": against.target.label, "folder": str(against.out.resolve()), **comparison},
+    )
+    return Evaluation(plan.out, results, against.out, comparison)
+
+
+def _evaluate(plan: Plan) -> Work[dict[str, Any]]:
+    """Draw, judge and aggregate one model's pictures."""
+    write_manifest(plan)
+    drawn, seeds, started = 0, {}, perf_counter()
+    if plan.sampling is not None:
+        work = generate(plan.target, plan.metadata, plan.sampling, plan.out)
+        drawn = yield from _labelled(work, plan.target.label)
+        prompts = {index: str(record["prompt"]) for index, record in plan.metadata.items()}
+        seeds = {
+            (picture.prompt_index, picture.image_index): picture.seed
+            for picture in list_pictures(prompts, plan.sampling)
+        }
+    generated = perf_counter()
+    pictures = {
+        key: file
+        for key, file in find_pictures(plan.pictures).items()
+        if key[0] in plan.metadata and key[1] < plan.images_per_prompt
+    }
+    samples_file = plan.out / "samples.jsonl"
+    work = score(pictures, plan.metadata, seeds, plan.detector, samples_file)
+    judged = yield from _labelled(work, plan.target.label)
+    timing = {
+        "generate_seconds": round(generated - started, 3),
+        "score_seconds": round(perf_counter() - generated, 3),
+        "drawn": drawn,
+        "judged": judged,
+    }
+    results = aggregate(
+        plan.manifest, plan.metadata, read_samples(samples_file), pictures, plan.all_prompts
+    )
+    results |= {"environment": {"device": _device(), **environment()}, "timing": timing}
+    file = plan.out / "results.json"
+    if not drawn and not judged and file.is_file():
+        before = json.loads(file.read_text())  # where and how fast the work was really done
+        results |= {key: before[key] for key in ("environment", "timing")}
+    results["warnings"] = results.pop("warnings")
+    write_json(file, results)
+    return results
+
+
+def _labelled(work: Work[T], label: str) -> Work[T]:
+    """Pass progress on under a name that tells the model from its baseline."""
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        yield replace(progress, stage=f"{progress.stage} {label}")
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

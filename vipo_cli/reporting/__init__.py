@@ -1,0 +1,1 @@
+"""Reporting: what an evaluation found, for people to look at."""

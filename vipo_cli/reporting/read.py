@@ -1,0 +1,107 @@
+"""An evaluation as its folder holds it: results, verdicts, pictures, and the baseline's."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vipo_cli.benchmarks.geneval import TASKS
+from vipo_cli.errors import DataError, VipoError
+from vipo_cli.media import decode, media_bytes
+from vipo_cli.run import read_lines
+
+Key = tuple[int, int]
+"""Number of the prompt, number of the picture among the prompt's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One evaluation.
+
+    Attributes:
+        folder: where it lies.
+        pictures: the folder of its pictures.
+        manifest: what was asked for.
+        results: as in results.json.
+        samples: the verdicts.
+    """
+
+    folder: Path
+    pictures: Path
+    manifest: dict[str, Any]
+    results: dict[str, Any]
+    samples: dict[Key, dict[str, Any]]
+
+    def picture(self, key: Key) -> bytes | None:
+        """Return the bytes of a picture, or None where it is gone."""
+        for file in sorted((self.pictures / f"{key[0]:05d}" / "samples").glob(f"{key[1]:04d}.*")):
+            return media_bytes(file)
+        return None
+
+    def image(self, key: Key) -> Image.Image:
+        """Return a picture, or a grey one in its place where it is gone or broken."""
+        data = self.picture(key)
+        try:
+            return decode(data) if data is not None else Image.new("RGB", (32, 32), "#999")
+        except DataError:
+            return Image.new("RGB", (32, 32), "#999")
+
+    def of_task(self, task: str) -> list[Key]:
+        """Return the pictures of a task that have a verdict, in order."""
+        return sorted(key for key, sample in self.samples.items() if sample["tag"] == task)
+
+
+def read_evaluation(folder: Path) -> Found:
+    """Read an evaluation.
+
+    Raises:
+        VipoError: the folder holds none, or a damaged one.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        results = json.loads((folder / "results.json").read_text())
+        lines = read_lines(folder / "samples.jsonl")
+    except FileNotFoundError as error:
+        raise VipoError(
+            f"`{folder}` holds no finished evaluation", hint="make one: vipo eval geneval TARGET"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"the evaluation in `{folder}` is damaged: {error}") from error
+    samples = {(line["prompt_index"], line["image_index"]): line for line in lines}
+    return Found(folder, Path(manifest["pictures"] or folder), manifest, results, samples)
+
+
+def read_baseline(folder: Path) -> tuple[dict[str, Any], Found | None]:
+    """Read what an evaluation was compared with: the comparison, and the baseline where it is."""
+    file = folder / "baseline.json"
+    if not file.is_file():
+        return {}, None
+    comparison: dict[str, Any] = json.loads(file.read_text())
+    there = Path(comparison["folder"])
+    return comparison, read_evaluation(there) if (there / "results.json").is_file() else None
+
+
+def spread(keys: list[Key], number: int) -> list[Key]:
+    """Return the first pictures of so many prompts, evenly spread over all of them."""
+    firsts = sorted({prompt: (prompt, image) for prompt, image in reversed(keys)}.values())
+    if len(firsts) <= number:
+        return firsts
+    return [firsts[place * len(firsts) // number] for place in range(number)]
+
+
+def task_title(task: str) -> str:
+    """Return a task's name as people read it."""
+    return task.replace("_", " ").replace("attr", "attribution")
+
+
+__all__ = [
+    "TASKS",
+    "Found",
+    "Key",
+    "read_baseline",
+    "read_evaluation",
+    "spread",
+    "task_title",
+]

@@ -1,0 +1,53 @@
+"""Rewards: numbers for how good a picture is for a prompt, higher being better."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vipo_cli.registry import Registry
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores media for prompts, such as a preference model or an image measure.
+
+    Its factory's docstring says what the numbers range over and where they come from.
+    """
+
+    @property
+    def name(self) -> str:
+        """Return the name in the registry."""
+        ...
+
+    @property
+    def dimension(self) -> str:
+        """Return what it is about, such as `alignment`, `aesthetic` or `overall`."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what changes whenever the same picture may score differently."""
+        ...
+
+    def score(self, media: Sequence[bytes], prompts: Sequence[str]) -> NDArray[np.float64]:
+        """Return one number for each picture with its prompt; NaN where it cannot judge."""
+        ...
+
+
+rewards: Registry[Callable[..., Reward]] = Registry(
+    "reward",
+    "vipo.rewards",
+    {
+        "shapes-alignment": "vipo_cli.shapes.rewards:alignment",
+        "shapes-composition": "vipo_cli.shapes.rewards:composition",
+        "shapes-sharpness": "vipo_cli.shapes.rewards:sharpness",
+        "shapes-vividness": "vipo_cli.shapes.rewards:vividness",
+        "shapes-cleanliness": "vipo_cli.shapes.rewards:cleanliness",
+        "pickscore": "vipo_cli.rewards.clip:pickscore",
+        "clip": "vipo_cli.rewards.clip:clip",
+    },
+)
+
+__all__ = ["Reward", "rewards"]

@@ -1,0 +1,249 @@
+"""Build the parts of `shapes-sd` that are not its denoiser: tokenizer, text encoder, autoencoder.
+
+    python -m vipo_cli.shapes.build out/untrained-sd
+    vipo train --recipe shapes/pretrain-sd --model out/untrained-sd --out out/pretrained-sd
+
+The first command writes a complete Stable Diffusion pipeline whose UNet is still random; the second
+trains the UNet like any other model, with the project's own engine.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from vipo_cli.run import Progress, Work
+from vipo_cli.shapes.captions import NUMBERS, PREFIXES, RELATIONS, TASKS, draw_caption, draw_scene
+from vipo_cli.shapes.scene import BACKGROUNDS, COLOURS, SHAPES, SIZE, render
+
+MAX_TOKENS = 16
+WIDTH = 96
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+SLOTS = {"shape_1": SHAPES, "colour_1": COLOURS, "relation": ("and", *RELATIONS), "shape_2": SHAPES,
+         "colour_2": COLOURS, "count": NUMBERS, "background": BACKGROUNDS}  # fmt: skip
+"""What a caption can say, each with its values; value 0 of a slot means that it has not been said."""
+
+
+def words() -> list[str]:
+    """Return every word that a caption of this world can hold."""
+    plurals = [f"{shape}es" if shape == "cross" else f"{shape}s" for shape in SHAPES]
+    phrases = [*PREFIXES, *RELATIONS, *SHAPES, *COLOURS, *BACKGROUNDS, *NUMBERS, *plurals]
+    return sorted(
+        {word for phrase in phrases for word in phrase.split()} | {"a", "an", "and", "on"}
+    )
+
+
+def make_tokenizer() -> Any:
+    """Build a CLIP tokenizer that keeps each known word whole and spells out any other."""
+    from transformers import CLIPTokenizer
+
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    alphabet = [*letters, *(f"{letter}</w>" for letter in letters)]
+    merges: list[tuple[str, str]] = []
+    for word in sorted(words(), key=len, reverse=True):
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        while len(parts) > 1:
+            for left, right in merges:  # as the tokenizer will: earlier merges win
+                at = next(
+                    (i for i in range(len(parts) - 1) if (parts[i], parts[i + 1]) == (left, right)),
+                    None,
+                )
+                while at is not None:
+                    parts[at : at + 2] = [left + right]
+                    at = next(
+                        (
+                            i
+                            for i in range(len(parts) - 1)
+                            if (parts[i], parts[i + 1]) == (left, right)
+                        ),
+                        None,
+                    )
+            if len(parts) > 1:
+                merges.append((parts[0], parts[1]))
+    vocabulary = [*alphabet, *("".join(pair) for pair in merges), START, END]
+    with TemporaryDirectory() as folder:
+        vocab_file, merges_file = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        vocab_file.write_text(
+            json.dumps({token: index for index, token in enumerate(dict.fromkeys(vocabulary))})
+        )
+        merges_file.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+        return CLIPTokenizer(
+            str(vocab_file), str(merges_file), model_max_length=MAX_TOKENS, pad_token=END
+        )
+
+
+def said_so_far(caption: str) -> Iterator[dict[str, int]]:
+    """Yield after each word which value of each slot the caption has named up to there."""
+    state = dict.fromkeys(SLOTS, 0)
+    second = False
+    for word in caption.split():
+        singular = word if word in SHAPES else word.removesuffix("es" if word == "crosses" else "s")
+        if word in ("left", "right", "above", "below", "and"):
+            relation = {"left": "left of", "right": "right of"}.get(word, word)
+            state["relation"] = 1 + SLOTS["relation"].index(relation)  # type: ignore[union-attr]
+            second = True
+        elif singular in SHAPES:
+            state["shape_2" if second else "shape_1"] = 1 + SHAPES.index(singular)
+        elif word in COLOURS:
+            state["colour_2" if second else "colour_1"] = 1 + list(COLOURS).index(word)
+        elif word in NUMBERS:
+            state["count"] = 1 + list(NUMBERS).index(word)
+        elif word in BACKGROUNDS:
+            state["background"] = 1 + list(BACKGROUNDS).index(word)
+        yield dict(state)
+
+
+def train_text_encoder(tokenizer: Any, steps: int = 600, seed: int = 0) -> Work[Any]:
+    """Train a small CLIP text encoder so that each token's state says what has been said up to it.
+
+    A random encoder leaves captions that differ in one colour nearly alike, and the denoiser then
+    ignores colours. Here seven linear maps must read shapes, colours, owners, relation, count and
+    background from every token, so the states keep them apart and bound to each other.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(seed)
+    ids = tokenizer.get_vocab()
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(ids), hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=3,
+            num_attention_heads=4, max_position_embeddings=MAX_TOKENS, projection_dim=WIDTH,
+            bos_token_id=ids[START], eos_token_id=ids[END], pad_token_id=ids[END],
+        )
+    )  # fmt: skip
+    # CLIP's tiny embeddings suit its scale, not this one: start at unit scale
+    embeddings = encoder.get_input_embeddings()
+    nn.init.normal_(embeddings.weight)
+    heads = nn.ModuleDict(
+        {slot: nn.Linear(WIDTH, 1 + len(values)) for slot, values in SLOTS.items()}
+    )
+    optimizer = torch.optim.AdamW(
+        [*encoder.parameters(), *heads.parameters()], lr=2e-3, weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    rng = np.random.default_rng(seed)
+    for step in range(steps):
+        captions = [str(draw_caption(rng, TASKS[rng.integers(len(TASKS))])) for _ in range(128)]
+        tokens = tokenizer(
+            captions, padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        states = encoder(tokens).last_hidden_state
+        truth = _slot_targets(captions)
+        loss = sum(
+            (
+                cross_entropy(head(states).flatten(0, 1), truth[slot].flatten())
+                for slot, head in heads.items()
+            ),
+            torch.zeros(()),
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        yield Progress("text encoder", step + 1, steps)
+    return encoder.eval()
+
+
+def _slot_targets(captions: list[str]) -> dict[str, Int[Tensor, "b tokens"]]:
+    """Return the slots at each token: start, one a word, then the last word's again up to the end."""
+    rows = []
+    for caption in captions:
+        states = [dict.fromkeys(SLOTS, 0), *said_so_far(caption)]
+        rows.append(states + [states[-1]] * (MAX_TOKENS - len(states)))
+    return {slot: torch.tensor([[state[slot] for state in row] for row in rows]) for slot in SLOTS}
+
+
+def train_autoencoder(steps: int = 1600, batch: int = 32, seed: int = 0) -> Work[Any]:
+    """Train an AutoencoderKL from 32 x 32 pictures to 8 x 8 x 4 latents, damaged pictures included."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(seed)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64), layers_per_block=1, latent_channels=4, norm_num_groups=8,
+        sample_size=SIZE, mid_block_add_attention=False,
+    )  # fmt: skip
+    vae = vae.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    rng = np.random.default_rng(seed)
+    pool = torch.from_numpy(np.stack([_picture(rng) for _ in range(8_000)])).permute(0, 3, 1, 2)
+    for step in range(steps):
+        pixels = pool[torch.from_numpy(rng.integers(len(pool), size=batch))] / 127.5 - 1
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        posterior = vae.encode(pixels).latent_dist
+        restored = vae.decode(posterior.sample()).sample
+        error = (restored - pixels).square().mean() + 0.2 * (restored - pixels).abs().mean()
+        loss = error + 5e-6 * posterior.kl().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        yield Progress("autoencoder", step + 1, steps)
+    with torch.no_grad():
+        means = vae.encode(pool[:2000] / 127.5 - 1).latent_dist.mean
+    vae.register_to_config(scaling_factor=round(1 / means.std().item(), 5))
+    return vae.to(memory_format=torch.contiguous_format).eval()
+
+
+def _picture(rng: np.random.Generator) -> Any:
+    from dataclasses import replace
+
+    scene = draw_scene(rng, draw_caption(rng, TASKS[rng.integers(len(TASKS))]))
+    if rng.random() < 0.25:
+        blur, grain, fading = rng.random(3) * (1.1, 16, 0.5)
+        scene = replace(scene, blur=blur, grain=grain, fading=fading)
+    return render(scene, seed=int(rng.integers(2**31)))
+
+
+def make_unet(seed: int = 0) -> Any:
+    """Return the untrained denoiser: convolutions at 8 x 8, attention to each other and the words at 4 x 4."""
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=SIZE // 4, block_out_channels=(64, 128), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
+    )  # fmt: skip
+
+
+def build(out: Path) -> Work[Path]:
+    """Write the pipeline with trained text encoder and autoencoder and a random UNet to a folder."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    tokenizer = make_tokenizer()
+    text_encoder = yield from train_text_encoder(tokenizer)
+    vae = yield from train_autoencoder()
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=make_unet(),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+            clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(out, safe_serialization=True)
+    return out
+
+
+if __name__ == "__main__":
+    for progress in build(Path(sys.argv[1])):
+        if progress.done % 100 == 0:
+            sys.stderr.write(f"{progress.stage} {progress.done}/{progress.total}\n")

@@ -1,0 +1,219 @@
+"""Checkpoints: what plain diffusers loads, and beside it what a resumed run needs.
+
+    checkpoints/step-000500/pytorch_lora_weights.safetensors    or a full pipeline
+    checkpoints/step-000500/resume/state.safetensors            weights, optimizer, moving average
+    checkpoints/step-000500/resume/state.json                   step, and the size and hash of the above
+
+A checkpoint appears whole or not at all: it is written beside its place and renamed into it. Order,
+noise and times are functions of seed and step, so nothing else has to be remembered.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vipo_cli import __version__
+from vipo_cli.errors import ModelError, VipoError
+from vipo_cli.models.family import Family
+from vipo_cli.run import writing
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def save(
+    run: Path,
+    step: int,
+    family: Family,
+    optimizer: torch.optim.Optimizer,
+    average: Mapping[str, Tensor] | None,
+    labels: Mapping[str, str],
+    keep: int,
+) -> Path:
+    """Write the checkpoint of a step, then remove all but the newest `keep`.
+
+    Args:
+        run: the run directory.
+        step: updates made so far.
+        family: the model; its trainable weights are what is saved.
+        optimizer: whose state a resumed run goes on with.
+        average: moving average of the trainable weights; where given, it is what diffusers loads.
+        labels: provenance for the header of the weights file.
+        keep: how many checkpoints stay.
+    """
+    target = run / "checkpoints" / f"step-{step:06d}"
+    with writing(target) as folder:
+        folder.mkdir(parents=True)
+        _save_weights(folder, family, average, labels)
+        _save_state(folder / "resume", step, family, optimizer, average)
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Return a run's checkpoints, oldest first."""
+    return sorted((run / "checkpoints").glob("step-*"))
+
+
+def load(
+    folder: Path, family: Family, optimizer: torch.optim.Optimizer
+) -> tuple[int, dict[str, Tensor]]:
+    """Put a checkpoint's state into model and optimizer; return its step and moving average.
+
+    Raises:
+        ModelError: the checkpoint is damaged, or belongs to another model.
+    """
+    from safetensors.torch import load_file
+
+    file = verify(folder)
+    state = load_file(file)
+    step: int = json.loads((folder / "resume" / "state.json").read_text())["step"]
+    weights = trainable(family)
+    saved = {
+        name.removeprefix("weights."): value
+        for name, value in state.items()
+        if name.startswith("weights.")
+    }
+    if weights.keys() != saved.keys() or any(
+        weights[name].shape != saved[name].shape for name in weights
+    ):
+        raise ModelError(f"`{folder}` holds the weights of another model")
+    with torch.no_grad():
+        for name, value in weights.items():
+            value.copy_(saved[name])
+    _load_optimizer(optimizer, state)
+    average = {
+        name.removeprefix("average."): value
+        for name, value in state.items()
+        if name.startswith("average.")
+    }
+    return step, average
+
+
+def verify(folder: Path) -> Path:
+    """Check that a checkpoint's state is whole, and return the file.
+
+    Raises:
+        ModelError: something is missing, cut short or altered.
+    """
+    file, note = folder / "resume" / "state.safetensors", folder / "resume" / "state.json"
+    try:
+        expected = json.loads(note.read_text())
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        intact = found == expected["sha256"]
+    except (OSError, json.JSONDecodeError, KeyError):
+        intact = False
+    if not intact:
+        raise ModelError(
+            f"the checkpoint `{folder}` is damaged: its resume state is missing or cut short",
+            hint=f"remove it and resume from the one before: rm -r {folder}",
+        )
+    return file
+
+
+def trainable(family: Family) -> dict[str, Tensor]:
+    """Return the weights that are trained, by name."""
+    return {
+        name: value for name, value in family.denoiser.named_parameters() if value.requires_grad
+    }
+
+
+def _save_weights(
+    folder: Path, family: Family, average: Mapping[str, Tensor] | None, labels: Mapping[str, str]
+) -> None:
+    """Write what plain diffusers loads, with the moving average in place of the weights if there is one."""
+    weights = trainable(family)
+    kept = {name: value.detach().clone() for name, value in weights.items()} if average else {}
+    with torch.no_grad():
+        for name, value in (average or {}).items():
+            weights[name].copy_(value)
+        if hasattr(family.denoiser, "peft_config"):
+            _save_lora(folder, family, labels)
+        else:
+            family.pipeline.save_pretrained(folder, safe_serialization=True)
+        for name, value in kept.items():
+            weights[name].copy_(value)
+
+
+def _save_lora(folder: Path, family: Family, labels: Mapping[str, str]) -> None:
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(family.denoiser))
+    part = family.denoiser_name
+    family.pipeline.save_lora_weights(folder, **{f"{part}_lora_layers": layers})
+    file = folder / LORA_FILE
+    with safe_open(file, "pt") as written:  # diffusers leaves no room for provenance: add it
+        header = dict(written.metadata() or {})
+        tensors = {name: written.get_tensor(name) for name in written.keys()}  # noqa: SIM118
+    save_file(tensors, file, metadata=header | {"vipo.version": __version__} | dict(labels))
+
+
+def _save_state(
+    folder: Path,
+    step: int,
+    family: Family,
+    optimizer: torch.optim.Optimizer,
+    average: Mapping[str, Tensor] | None,
+) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    tensors = {f"weights.{name}": value.detach() for name, value in trainable(family).items()}
+    tensors |= {f"average.{name}": value for name, value in (average or {}).items()}
+    for index, entry in optimizer.state_dict()["state"].items():
+        tensors |= {
+            f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in entry.items()
+        }
+    file = folder / "state.safetensors"
+    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, file)
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    (folder / "state.json").write_text(json.dumps({"step": step, "sha256": digest}) + "\n")
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    entries: dict[int, dict[str, Any]] = {}
+    for name, value in state.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            entries.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(
+        {"state": entries, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+
+
+def latest(run: Path) -> Path | None:
+    """Return the newest checkpoint of a run, or None before the first."""
+    found = checkpoints(run)
+    return found[-1] if found else None
+
+
+def clear_leftovers(run: Path) -> None:
+    """Remove what a killed process left half written."""
+    for leftover in [*run.glob(".*.tmp"), *(run / "checkpoints").glob(".*.tmp")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+__all__ = [
+    "VipoError",
+    "checkpoints",
+    "clear_leftovers",
+    "latest",
+    "load",
+    "save",
+    "trainable",
+    "verify",
+]

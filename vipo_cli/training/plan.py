@@ -1,0 +1,126 @@
+"""What a run will cost, from a few real steps on random latents: `vipo train --dry-run`."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vipo_cli.data.sources import open_pairs
+from vipo_cli.models import Family
+from vipo_cli.recipe import Recipe
+from vipo_cli.run import Progress, Work
+from vipo_cli.training.cache import EncodedPairs
+from vipo_cli.training.checkpoint import trainable
+from vipo_cli.training.loop import update
+from vipo_cli.training.setup import assemble, load_frozen, start_accelerator
+from vipo_cli.training.train import peak_memory_bytes
+
+TRIAL_STEPS = 3
+ENCODED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will train, read and cost; times and memory as measured in a trial on this machine."""
+
+    trained_parameters: int
+    parameters: int
+    pairs: int
+    steps: int
+    epochs: float
+    seconds_per_step: float
+    encoding_seconds: float
+    seconds: float
+    peak_memory_bytes: int
+    cache_bytes: int
+
+    def document(self, recipe: Recipe) -> dict[str, Any]:
+        """Return the JSON document."""
+        plan = {key: getattr(self, key) for key in self.__slots__}
+        return {"recipe": recipe.model_dump(), "plan": plan}
+
+    def text(self, recipe: Recipe) -> str:
+        """Return the recipe as YAML and the plan as comments below it."""
+        share = self.trained_parameters / self.parameters
+        lines = [
+            f"trains    {self.trained_parameters:,} of {self.parameters:,} parameters ({share:.1%})",
+            f"reads     {self.pairs:,} pairs, {self.epochs:.1f} times over in {self.steps:,} steps",
+            f"time      about {_clock(self.seconds)}: {_clock(self.encoding_seconds)} to encode, "
+            f"{self.seconds_per_step:.2f} s a step",
+            f"memory    about {self.peak_memory_bytes / 1e9:.1f} GB at the peak",
+            f"cache     at most {self.cache_bytes / 1e6:.0f} MB on disk",
+        ]
+        return recipe.to_yaml() + "".join(f"# {line}\n" for line in lines)
+
+
+def plan(recipe: Recipe) -> Work[Plan]:
+    """Try a recipe on random latents for a few steps and extrapolate; nothing is written."""
+    pairs = open_pairs(recipe.data.name, recipe.data.parameters)
+    yield Progress("loading the model", 0, 1)
+    accelerator = start_accelerator(recipe)
+    family = load_frozen(recipe, accelerator)
+    parameters = sum(value.numel() for value in family.denoiser.parameters())
+    encoded, seconds_each = _stand_in(family, recipe.optimizer.batch_size)
+    setup = assemble(
+        recipe.model_copy(update={"data": recipe.data.model_copy(update={"held_out": 0})}),
+        family,
+        encoded,
+        accelerator,
+    )
+    taken = []
+    for step in range(TRIAL_STEPS):
+        taken.append(update(setup, step).seconds)
+        yield Progress("trial steps", step + 1, TRIAL_STEPS)
+    per_step = float(np.median(taken[1:]))
+    pictures = len(pairs) * (2 if setup.on_pairs else 1)
+    encoding = seconds_each * pictures
+    picture_bytes = 8 * int(np.prod(encoded.mean.shape[1:]))
+    prompt_bytes = sum(4 * int(np.prod(values.shape[1:])) for values in encoded.conditions.values())
+    return Plan(
+        trained_parameters=sum(value.numel() for value in trainable(setup.family).values()),
+        parameters=parameters,
+        pairs=len(pairs),
+        steps=recipe.run.steps,
+        epochs=recipe.run.steps * recipe.optimizer.batch_size / len(pairs),
+        seconds_per_step=per_step,
+        encoding_seconds=encoding,
+        seconds=per_step * recipe.run.steps + encoding,
+        peak_memory_bytes=peak_memory_bytes(),
+        cache_bytes=pictures * picture_bytes + len(pairs) * prompt_bytes,
+    )
+
+
+@torch.no_grad()
+def _stand_in(family: Family, count: int) -> tuple[EncodedPairs, float]:
+    """Return random latents and prompts of the right shapes, and the seconds to encode one picture."""
+    width, height = family.size
+    pixels = torch.zeros(ENCODED, 3, height, width, device=family.denoiser.device)
+    started = time.perf_counter()
+    mean, _ = family.encode_media(pixels)
+    seconds = (time.perf_counter() - started) / ENCODED
+    shape = (2 * count, *mean.shape[1:])
+    latents = np.random.default_rng(0).standard_normal(shape, np.float32)
+    conditions = {
+        name: value.float().cpu().numpy() for name, value in family.encode_prompts([""]).items()
+    }
+    rows = np.arange(count)
+    encoded = EncodedPairs(
+        mean=latents,
+        std=np.zeros(shape, np.float32),
+        conditions=conditions,
+        winner=rows,
+        loser=rows + count,
+        prompt=np.zeros(count, np.int64),
+        broken={},
+        fingerprint="trial",
+    )
+    return encoded, seconds
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,209 @@
+"""The whole of `vipo train`: a recipe in, a run directory out."""
+
+import json
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from vipo_cli.data.pair import PreferencePair
+from vipo_cli.data.sources import open_pairs
+from vipo_cli.errors import VipoError
+from vipo_cli.recipe import Recipe, check_recipe
+from vipo_cli.run import Progress, Work, environment, read_lines, write_json, writing
+from vipo_cli.training import checkpoint, loop
+from vipo_cli.training.cache import EncodedPairs
+from vipo_cli.training.setup import Setup, prepare
+
+SMOOTHED = 50
+"""Records that the final figures are means of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        run, checkpoint: where it lies.
+        broken: pairs left out.
+        final: means over the last records.
+        held_out: the last measurement on held-out pairs, or None.
+        steps: updates in total.
+        seconds: time spent in updates, resumed stretches together.
+        peak_memory_bytes: of the device, or of the process on a CPU.
+    """
+
+    run: Path
+    checkpoint: Path
+    broken: dict[int, str]
+    final: dict[str, float | None]
+    held_out: dict[str, Any] | None
+    steps: int
+    seconds: float
+    peak_memory_bytes: int
+
+
+def new_run(recipe: Recipe, out: Path | None) -> Path:
+    """Make the directory of a new run and write its recipe.
+
+    Raises:
+        VipoError: the directory belongs to another run, or cannot be written.
+    """
+    run = out or _free_name(recipe)
+    if (run / "recipe.yaml").exists():
+        raise VipoError(
+            f"`{run}` is the directory of another run",
+            hint=f"go on with it: vipo train --resume {run}, or choose another --out",
+        )
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise VipoError(f"`{run}` exists and is not empty", hint="choose another --out")
+    with writing(run / "recipe.yaml") as file:
+        file.write_text(recipe.to_yaml())
+    return run
+
+
+def _free_name(recipe: Recipe) -> Path:
+    stem = f"{Path(recipe.model.name).name}-{recipe.objective.method}"
+    number = 1
+    while (Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return Path("runs") / f"{stem}-{number}"
+
+
+def read_run(run: Path) -> Recipe:
+    """Read the recipe of a run directory.
+
+    Raises:
+        VipoError: the directory holds no run.
+    """
+    try:
+        content = yaml.safe_load((run / "recipe.yaml").read_text())
+    except OSError as error:
+        raise VipoError(
+            f"`{run}` holds no run: `recipe.yaml` is missing", hint="vipo train starts a new one"
+        ) from error
+    return check_recipe(content, f"`{run / 'recipe.yaml'}`")
+
+
+def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Work[Result]:
+    """Train a recipe to its end in a run directory.
+
+    Closing the work early writes a checkpoint to go on from.
+    """
+    pairs = open_pairs(recipe.data.name, recipe.data.parameters)
+    yield Progress("loading the model", 0, 1)
+    setup = yield from prepare(recipe, pairs)
+    start = _resume(run, setup) if resume else 0
+    write_json(run / "provenance.json", provenance(recipe, pairs, setup))
+    training = loop.steps(setup, run, start)
+    try:
+        for record in training:
+            yield Progress("training", record.step, recipe.run.steps, _note(record))
+    finally:
+        training.close()
+    return summarise(recipe, run, setup.pairs)
+
+
+def _resume(run: Path, setup: Setup) -> int:
+    """Restore the newest checkpoint; without one the run starts over."""
+    checkpoint.clear_leftovers(run)
+    newest = checkpoint.latest(run)
+    step = 0
+    if newest is not None:
+        step, average = checkpoint.load(newest, setup.family, setup.optimizer)
+        if setup.average is not None:
+            setup.average.update(average)
+    kept = [record for record in read_lines(run / "metrics.jsonl") if record["step"] <= step]
+    with writing(run / "metrics.jsonl") as file:
+        file.write_text("".join(f"{json.dumps(record)}\n" for record in kept))
+    return step
+
+
+def _note(record: loop.StepRecord) -> str:
+    note = f"loss {record.loss:.4f}"
+    if record.implicit_accuracy is not None:
+        note += f"  implicit accuracy {record.implicit_accuracy:.2f}"
+    return note
+
+
+def provenance(recipe: Recipe, pairs: Sequence[PreferencePair], setup: Setup) -> dict[str, Any]:
+    """Return where a run's numbers come from: versions, device, data, seeds."""
+    return {
+        **environment(),
+        "device": str(setup.accelerator.device),
+        "processes": setup.accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "seed": recipe.run.seed,
+        "data": {
+            "name": recipe.data.name,
+            "fingerprint": setup.pairs.fingerprint,
+            "pairs": len(pairs),
+            "trained_on": len(setup.train),
+            "held_out": len(setup.held_out),
+            "broken": len(setup.pairs.broken),
+        },
+        "trained_parameters": sum(v.numel() for v in checkpoint.trainable(setup.family).values()),
+        "command": sys.argv,
+    }
+
+
+def summarise(recipe: Recipe, run: Path, pairs: EncodedPairs) -> Result:
+    """Read the outcome of a finished run from its own files."""
+    lines = read_lines(run / "metrics.jsonl")
+    records = [line for line in lines if "loss" in line]
+    measured = [line["held_out"] for line in lines if "held_out" in line]
+    last = records[-SMOOTHED:]
+    final: dict[str, float | None] = {}
+    for key in ("loss", "implicit_accuracy"):
+        values = [record[key] for record in last if record[key] is not None]
+        final[key] = sum(values) / len(values) if values else None
+    newest = checkpoint.latest(run)
+    assert newest is not None
+    return Result(
+        run=run,
+        checkpoint=newest,
+        broken=pairs.broken,
+        final=final,
+        held_out=measured[-1] if measured else None,
+        steps=recipe.run.steps,
+        seconds=sum(record["seconds"] for record in records),
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory used so far: of the device, or of the process on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def document(recipe: Recipe, result: Result) -> dict[str, Any]:
+    """Return the JSON document of `vipo train --json`."""
+    held_out = dict(result.held_out or {})
+    if held_out:
+        held_out[held_out.pop("metric")] = held_out.pop("value")
+    seen = result.steps * recipe.optimizer.batch_size
+    return {
+        "status": "complete",
+        "run": str(result.run),
+        "checkpoint": str(result.checkpoint),
+        "method": recipe.objective.method,
+        "model": recipe.model.name,
+        "data": recipe.data.name,
+        "steps": result.steps,
+        "pairs_seen": seen,
+        "broken_pairs": len(result.broken),
+        "final": result.final,
+        "held_out": held_out or None,
+        "throughput": {
+            "pairs_per_second": seen / result.seconds,
+            "seconds": result.seconds,
+            "peak_memory_bytes": result.peak_memory_bytes,
+        },
+    }
