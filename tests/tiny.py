@@ -24,6 +24,7 @@ def tiny_sd(folder: Path, seed: int = 0) -> Path:
         CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
             num_attention_heads=2, max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         )
     )  # fmt: skip
     vae = AutoencoderKL(

@@ -34,7 +34,7 @@ class Unanimity:
     Attributes:
         share: of the pairs about which all of them say something.
         chance: the share if each tossed a coin.
-        independent: the share if each kept its accuracy but erred on its own.
+        independent: the share if each voted as often for winners, losers and ties, on its own.
     """
 
     share: Interval
@@ -54,12 +54,13 @@ class Conflict:
         n_pairs: all pairs that were given.
         n_complete: those about which every reward says something; unanimity counts them alone.
         rewards: names, in the order of the matrices.
-        unanimous: all rewards prefer the same medium, whichever it is.
+        unanimous: all rewards prefer the same medium, whichever it is; a tie prefers none.
         unanimous_with_label: all rewards prefer the winner.
         votes: pairs by how many rewards side with the label, from none to all.
         agreement: share of pairs on which two rewards vote alike, (k, k).
         kappa: the same beyond chance, (k, k).
         accuracy: how often each reward prefers the winner; a tie counts half.
+        ties: how often each reward calls both equal.
         dominance: shares of pairs whose winner is nowhere worse, nowhere better, mixed, or equal.
         strata: unanimity by category.
         advice: one sentence on the sign of Poly-DPO's alpha.
@@ -74,6 +75,7 @@ class Conflict:
     agreement: NDArray[np.float64]
     kappa: NDArray[np.float64]
     accuracy: dict[str, Interval]
+    ties: dict[str, float]
     dominance: dict[str, float]
     strata: dict[str, dict[str, Any]]
     advice: str
@@ -89,7 +91,10 @@ class Conflict:
             "votes": {str(siding): count for siding, count in enumerate(self.votes)},
             "agreement": self._matrix(self.agreement),
             "kappa": self._matrix(self.kappa),
-            "accuracy": {name: _document(share) for name, share in self.accuracy.items()},
+            "accuracy": {
+                name: _document(share) | {"ties": self.ties[name]}
+                for name, share in self.accuracy.items()
+            },
             "dominance": self.dominance,
             "strata": self.strata,
             "advice": self.advice,
@@ -109,7 +114,7 @@ def conflict(
     margins: ArrayLike,
     labels: ArrayLike,
     rewards: Sequence[str],
-    prompts: Sequence[Any],
+    prompts: Sequence[Any] | NDArray[Any],
     categories: Sequence[str] | None = None,
 ) -> Conflict:
     """Measure how far rewards agree about pairs; intervals resample prompts, not pairs.
@@ -119,7 +124,7 @@ def conflict(
     """
     won = np.asarray(labels, float)[:, None] * np.asarray(margins, float)
     votes = np.where(np.abs(won) <= TIE, 0, np.sign(won))  # NaN stays NaN
-    complete: NDArray[np.bool_] = ~np.isnan(votes).any(axis=1)
+    complete = np.asarray(~np.isnan(votes).any(axis=1))
     n, k = votes.shape
     if k < 2 or not complete.any():
         raise ValueError("a conflict needs two rewards and a pair that both can judge")
@@ -128,9 +133,9 @@ def conflict(
         name: _share(np.where(np.isnan(column), np.nan, (column + 1) / 2), clusters)
         for name, column in zip(rewards, votes.T, strict=True)
     }
-    rates = np.array([share.value for share in accuracy.values()])
-    siding = (votes[complete] > 0).sum(1)
-    against = (votes[complete] < 0).sum(1)
+    for_winner, for_loser = votes[complete] > 0, votes[complete] < 0
+    siding, against = for_winner.sum(1), for_loser.sum(1)
+    all_right, all_wrong = (float(side.mean(0).prod()) for side in (for_winner, for_loser))
     alike = ((siding == k) | (against == k)).astype(float)
     right = (siding == k).astype(float)
     groups = clusters[complete]
@@ -138,14 +143,16 @@ def conflict(
         n_pairs=n,
         n_complete=int(complete.sum()),
         rewards=tuple(rewards),
-        unanimous=Unanimity(
-            _share(alike, groups), 2 * 0.5**k, float(rates.prod() + (1 - rates).prod())
-        ),
-        unanimous_with_label=Unanimity(_share(right, groups), 0.5**k, float(rates.prod())),
+        unanimous=Unanimity(_share(alike, groups), 2 * 0.5**k, all_right + all_wrong),
+        unanimous_with_label=Unanimity(_share(right, groups), 0.5**k, all_right),
         votes=tuple(np.bincount(siding, minlength=k + 1).tolist()),
         agreement=_pairwise(votes, agreement),
         kappa=_pairwise(votes, pair_kappa),
         accuracy=accuracy,
+        ties={
+            name: float((column[~np.isnan(column)] == 0).mean())
+            for name, column in zip(rewards, votes.T, strict=True)
+        },
         dominance=_dominance(won[complete]),
         strata=_strata(alike, right, groups, complete, categories),
         advice=_advice(votes[complete], list(accuracy.values())),
@@ -202,8 +209,13 @@ def _advice(votes: NDArray[np.float64], accuracy: Sequence[Interval]) -> str:
     said = f"{who} the labels at all {'are' if k > 1 else 'is'}"
     what = "unanimously right" if k > 1 else "right"
     said = f"{said} {what} on {share:.0%} of the pairs"
-    if beyond >= SEPARABLE:
+    if beyond >= SEPARABLE and k > 1:
         return f"trivially separable pairs ({said}): try alpha < 0"
+    if beyond >= SEPARABLE:  # clean pairs look the same to one reward, and want another alpha
+        return (
+            f"consistent pairs ({said}): keep alpha near 0, or < 0 if training tells winners from "
+            "losers within a few hundred steps"
+        )
     if beyond <= CONFLICTING:
         return f"conflict-heavy pairs ({said}): try alpha > 0"
     return f"mostly consistent pairs ({said}): keep alpha near 0"
@@ -254,7 +266,9 @@ def _pairwise(votes: NDArray[np.float64], measure: Any) -> NDArray[np.float64]:
     return matrix
 
 
-def _numbered(prompts: Sequence[Any]) -> NDArray[np.int64]:
+def _numbered(prompts: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
+    if isinstance(prompts, np.ndarray):
+        return np.unique(prompts, return_inverse=True)[1].astype(np.int64)
     places = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
     return np.fromiter(map(places.__getitem__, prompts), np.int64, len(prompts))
 

@@ -7,7 +7,7 @@ from vipo_cli.benchmarks.detection import Detection, Detector
 from vipo_cli.registry import Registry
 
 PromptSet = Callable[..., list[dict[str, Any]]]
-"""A function of keyword-only parameters that returns prompts as GenEval metadata (see geneval.py)."""
+"""A function of keyword-only parameters that returns prompts in GenEval's layout."""
 
 detectors: Registry[Callable[..., Detector]] = Registry(
     "detector",

@@ -1,6 +1,6 @@
 """GenEval's rules (arXiv 2310.11513): does a picture show what its prompt asks for?
 
-Metadata holds a `tag` (the task), the `prompt`, `include` clauses (class, count, optionally color and
+Metadata holds a `tag` (the task), the `prompt`, `include` clauses (class, count, perhaps color and
 position: a relation and the index of the clause it refers to) and `exclude` clauses (class, count).
 The rules are those of the public implementation, in its float32, except that detections of equal
 score keep the detector's order: there it depends on the processor.
@@ -39,7 +39,7 @@ class Verdict:
 def judge(
     metadata: Mapping[str, Any], detections: Sequence[Detection], colour_of: ColourOf
 ) -> Verdict:
-    """Judge a picture by what was detected in it; `colour_of` is asked only where a colour matters."""
+    """Judge a picture by what was detected in it; `colour_of` is asked where a colour matters."""
     counting = metadata.get("tag") == "counting"
     found = confident(detections, COUNTING_SCORE_THRESHOLD if counting else SCORE_THRESHOLD)
     problems: list[str] = []

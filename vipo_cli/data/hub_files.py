@@ -6,7 +6,7 @@ from typing import Any
 
 from vipo_cli.errors import MissingWeights
 
-DEADLINE_SECONDS = 6.0
+DEADLINE_SECONDS = 5.0
 """How long the hub may take to answer; where packets vanish, nothing else ends the waiting."""
 
 PATTERNS = ["*.parquet", "*.csv", "*.jsonl"]

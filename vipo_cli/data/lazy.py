@@ -75,6 +75,11 @@ class ListedPairs(LazyPairs):
         return self._pairs[index]
 
 
+def first(pairs: Sequence[PreferencePair], limit: int | None) -> Sequence[PreferencePair]:
+    """Return a view of the first so many pairs, or all of them."""
+    return pairs if limit is None else Subset(pairs, range(min(limit, len(pairs))))
+
+
 def dropped(pairs: Sequence[PreferencePair]) -> Mapping[str, int]:
     """Return how many rows the source of some pairs left out, by reason."""
     return pairs.dropped if isinstance(pairs, LazyPairs) else {}

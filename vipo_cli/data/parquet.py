@@ -93,6 +93,11 @@ class ParquetPairs(LazyPairs):
         prompts: list[str] = self._prompts.take(self._rows).to_pylist()
         return prompts
 
+    def prompt_numbers(self) -> NDArray[np.int64]:
+        """Return a number for each pair that is the same where the prompt is."""
+        codes = self._prompts.combine_chunks().dictionary_encode().indices.to_numpy()
+        return np.asarray(codes, np.int64)[self._rows]
+
     @cached_property
     def scores(self) -> tuple[str, ...]:
         """Names of the score columns: floating-point, one for each of the two media."""
@@ -125,7 +130,7 @@ class ParquetPairs(LazyPairs):
         group = self._groups[number]
         record = self._table(number).slice(row - group.start, 1).to_pylist()[0]
         layout = self._layout
-        prompt = record.pop(layout.prompt)
+        prompt = str(record.pop(layout.prompt))
         first = _media(record.pop(layout.first), group.folder)
         second = _media(record.pop(layout.second), group.folder)
         if not layout.labels:
@@ -163,16 +168,16 @@ def open_parquet(files: Sequence[Path], limit: int | None = None) -> ParquetPair
     groups, rows = _groups(files, footers, folders)
     optional = [name for name in ("has_label",) if layout.labels and name in names]
     small = _read(files, [layout.prompt, *layout.labels, *optional])
-    prompts = small.column(layout.prompt)
+    prompts = _cast(small, layout.prompt, "string")
     dropped = {}
     kept = np.ones(rows, bool)
     if "has_label" in small.column_names:
-        kept = _column(small, "has_label", fill=1.0) != 0
+        kept = _numbers(small, "has_label", fill=1.0) != 0
         dropped["has no label (has_label is false)"] = int((~kept).sum())
     second_wins = np.zeros(rows, bool)
     problems = []
     if layout.labels:
-        first, second = (_column(small, label, fill=np.nan) for label in layout.labels)
+        first, second = (_numbers(small, label, fill=np.nan) for label in layout.labels)
         wrong = np.flatnonzero(kept & ~(np.abs(first + second - 1) < 1e-6))
         if len(wrong):
             where = listed(wrong.tolist(), partial(_name_row, groups))
@@ -276,11 +281,18 @@ def _read(files: Sequence[Path], columns: Sequence[str]) -> Any:
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _column(table: Any, name: str, fill: float) -> NDArray[np.float64]:
+def _cast(table: Any, name: str, wanted: str) -> Any:
     import pyarrow as pa
 
-    values = table.column(name).cast(pa.float64()).fill_null(fill).to_numpy()
-    return np.asarray(values, np.float64)
+    column = table.column(name)
+    try:
+        return column.cast(wanted)
+    except pa.ArrowException as error:
+        raise DataError(f"column `{name}` holds {column.type}, not {wanted}") from error
+
+
+def _numbers(table: Any, name: str, fill: float) -> NDArray[np.float64]:
+    return np.asarray(_cast(table, name, "double").fill_null(fill).to_numpy(), np.float64)
 
 
 def _prompt_problems(prompts: Any, chosen: NDArray[np.int64], groups: Sequence[Group]) -> list[str]:

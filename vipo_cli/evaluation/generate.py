@@ -128,7 +128,9 @@ def load_target(target: Target, precision: str = "fp32") -> Any:
     if target.lora is not None:
         pipeline.load_lora_weights(str(target.lora.parent), weight_name=target.lora.name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline.to(device, PRECISIONS[precision])
+    pipeline.to(device)
+    if precision != "fp32":
+        pipeline.to(PRECISIONS[precision])
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

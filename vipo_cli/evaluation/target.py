@@ -101,6 +101,8 @@ def _weights(spec: ModelSpec) -> Any:
         index = _read_json(folder / "model_index.json")
         parts = sorted(name for name in index if (folder / name).is_dir())
         return [index, {name: folder_fingerprint(folder / name) for name in parts}]
+    if folder.is_absolute():
+        return spec.source  # as below
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

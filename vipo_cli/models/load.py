@@ -82,10 +82,13 @@ def load_pipeline(spec: ModelSpec) -> Any:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from safetensors import SafetensorError
 
-    options = {"safety_checker": None} if _pipeline_class(spec) == "StableDiffusionPipeline" else {}
+    _quieten()
+    options: dict[str, Any] = {}
+    if _pipeline_class(spec) == "StableDiffusionPipeline":
+        options = {"safety_checker": None, "requires_safety_checker": False}
     try:
         return DiffusionPipeline.from_pretrained(
-            spec.source, use_safetensors=True, torch_dtype=torch.float32, **options
+            spec.source, use_safetensors=True, dtype=torch.float32, **options
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise MissingWeights(
@@ -114,8 +117,18 @@ def load_family(name: str) -> Family:
     return family
 
 
+def _quieten() -> None:
+    """Keep the libraries' own bars and notices off the terminal; errors still come through."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
 def _pipeline_class(spec: ModelSpec) -> str | None:
-    """Return the class named in a local model index; hub ids are assumed Stable Diffusion only if so named."""
+    """Return the class that a local model index names; None for a hub id."""
     index = Path(spec.source) / "model_index.json"
     if not index.is_file():
         return None

@@ -1,6 +1,7 @@
 """One self-contained page about an evaluation: numbers, pictures, settings and provenance."""
 
 import base64
+import io
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -21,6 +22,8 @@ from vipo_cli.run import writing
 
 TEMPLATES = Path(__file__).parent / "templates"
 PER_GALLERY = 12
+LARGEST = 320
+"""Longer side in pixels of a picture in the page."""
 
 
 def write_report(folder: Path) -> Path:
@@ -154,11 +157,13 @@ def _cards(found: Found, baseline: Found | None, prompts: list[int]) -> list[dic
 
 def _shown(found: Found, key: Key) -> dict[str, Any]:
     sample = found.samples.get(key, {"correct": None, "reason": "no verdict"})
-    data = found.picture(key)
-    kind = "jpeg" if data is not None and data[:2] == b"\xff\xd8" else "png"
-    if data is not None and data[:4] == b"RIFF":
-        kind = "webp"
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}" if data else ""
+    buffer = io.BytesIO()
+    picture = found.image(key)
+    # a page of full-size pictures would be hundreds of megabytes
+    kind = "jpeg" if max(picture.size) > LARGEST else "png"
+    picture.thumbnail((LARGEST, LARGEST))
+    picture.save(buffer, format=kind, quality=88)
+    source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return {"source": source, "correct": sample["correct"], "reason": sample["reason"]}
 
 

@@ -1,5 +1,6 @@
 """A contact sheet: pictures of each task with their prompts and verdicts, the baseline's above."""
 
+import re
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -23,6 +24,7 @@ STRIP = 48
 LABEL = 132
 """Width of the column that names task and model; cells under 128 pixels would be enlarged."""
 PER_TASK = 6
+_BREAKS = re.compile(r"(?<=[-/_])")
 INK, FAINT = "#1c1c22", "#6b6b76"
 RIGHT, WRONG, UNKNOWN = "#1a8f4c", "#d23c3c", "#8a8a94"
 
@@ -98,9 +100,12 @@ def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:
-    """Break a text into lines of a width in pixels."""
+    """Break a text into lines of a width in pixels, and a longer word after its slashes and hyphens."""
     lines: list[str] = []
     for word in text.split():
+        if font.getlength(word) > width and (parts := _BREAKS.split(word))[1:]:
+            lines += _wrap(" ".join(parts), font, width)
+            continue
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(longer) <= width:
             lines[-1] = longer

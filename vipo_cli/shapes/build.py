@@ -1,10 +1,12 @@
 """Build the parts of `shapes-sd` that are not its denoiser: tokenizer, text encoder, autoencoder.
 
-    python -m vipo_cli.shapes.build out/untrained-sd
+    python -m vipo_cli.shapes.build parts out/untrained-sd
     vipo train --recipe shapes/pretrain-sd --model out/untrained-sd --out out/pretrained-sd
+    python -m vipo_cli.shapes.build pack out/pretrained-sd/checkpoints/step-007000
 
 The first command writes a complete Stable Diffusion pipeline whose UNet is still random; the second
-trains the UNet like any other model, with the project's own engine.
+trains the UNet like any other model, with the project's own engine; the third puts the result in half
+precision where the package keeps it.
 """
 
 import json
@@ -24,6 +26,7 @@ from vipo_cli.run import Progress, Work
 from vipo_cli.shapes.captions import NUMBERS, PREFIXES, RELATIONS, TASKS, draw_caption, draw_scene
 from vipo_cli.shapes.scene import BACKGROUNDS, COLOURS, SHAPES, SIZE, render
 
+ASSETS = Path(__file__).parent / "assets"
 MAX_TOKENS = 16
 WIDTH = 96
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -183,7 +186,7 @@ def train_autoencoder(steps: int = 1600, batch: int = 32, seed: int = 0) -> Work
         posterior = vae.encode(pixels).latent_dist
         restored = vae.decode(posterior.sample()).sample
         error = (restored - pixels).square().mean() + 0.2 * (restored - pixels).abs().mean()
-        loss = error + 5e-6 * posterior.kl().mean()
+        loss = error + 1e-7 * posterior.kl().mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -243,7 +246,24 @@ def build(out: Path) -> Work[Path]:
     return out
 
 
-if __name__ == "__main__":
-    for progress in build(Path(sys.argv[1])):
+def pack(checkpoint: Path, out: Path = ASSETS / "shapes-sd") -> Path:
+    """Write a trained pipeline in half precision to where the package keeps it."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, safety_checker=None)
+    pipeline.to(dtype=torch.float16).save_pretrained(out, safe_serialization=True)
+    return out
+
+
+def main(action: str, place: str) -> None:
+    """Do one of the two actions that the module's docstring shows."""
+    if action == "pack":
+        pack(Path(place))
+        return
+    for progress in build(Path(place)):
         if progress.done % 100 == 0:
             sys.stderr.write(f"{progress.stage} {progress.done}/{progress.total}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -72,9 +72,9 @@ def likenesses(region: Region) -> Floats:
     columns = np.arange(cover.shape[1], dtype=np.float32) + np.float32(across.start + 0.5)
     rows = np.arange(cover.shape[0], dtype=np.float32) + np.float32(down.start + 0.5)
     x, y, radius = placements(region, cover, columns, rows)[..., None, None]
-    dx, dy = columns - x, rows[:, None] - y
-    outlines = [signed_distance(shape, dx[i], dy[i], radius[i]) for i, shape in enumerate(SHAPES)]
-    ideal = np.clip(0.5 - np.stack(outlines) / EDGE, 0, 1)
+    dx, dy = (columns - x) / radius, (rows[:, None] - y) / radius
+    outlines = [signed_distance(shape, dx[i], dy[i], 1.0) for i, shape in enumerate(SHAPES)]
+    ideal = np.clip(0.5 - np.stack(outlines) * radius / EDGE, 0, 1)
     shared = np.minimum(ideal, cover).sum(axis=(2, 3))
     together = ideal.sum(axis=(2, 3)) + cover.sum() - shared
     best: Floats = (shared / together).max(axis=1)
@@ -94,15 +94,11 @@ def placements(region: Region, cover: Floats, columns: Floats, rows: Floats) -> 
     radius = np.sqrt(area / AREAS)
     x, y = cover.sum(axis=0) @ columns / area, cover.sum(axis=1) @ rows / area
     boxed_x, boxed_y = _middle(left, right, width, side), _middle(top, bottom, height, side)
-    same = np.ones_like(radius)
-    return np.stack(
-        [
-            np.stack([x * same, boxed_x * same], axis=-1),
-            np.stack([y - CENTROIDS * radius, boxed_y * same], axis=-1),
-            np.stack([radius, side / 2 / HALF_WIDTHS], axis=-1),
-        ],
-        dtype=np.float32,
-    )
+    guesses = np.empty((3, len(SHAPES), 2), np.float32)
+    guesses[0] = x, boxed_x
+    guesses[1, :, 0], guesses[1, :, 1] = y - CENTROIDS * radius, boxed_y
+    guesses[2, :, 0], guesses[2, :, 1] = radius, side / 2 / HALF_WIDTHS
+    return guesses
 
 
 def _middle(low: int, high: int, end: int, side: int) -> float:

@@ -56,7 +56,8 @@ def find_regions(pixels: Pixels) -> list[Region]:
     # generous enough for the faintest of several colours: each is cut to size by its own below
     figure = distance > max(FAINTEST, 0.25 * float(distance.max()))
     smallest = SMALLEST * figure.size
-    names = nearest_hues(ndimage.uniform_filter(picture, (3, 3, 1)))
+    names = np.zeros(figure.shape, np.intp)
+    names[figure] = nearest_hues(ndimage.uniform_filter(picture, (3, 3, 1))[figure])
     return [
         Region(cover, background + paint, box_of(piece))
         for patch in connected(figure, smallest)

@@ -124,11 +124,11 @@ def _presence(detection: Detection) -> float:
 
 
 def measure_composition(pixels: Pixels, _: str) -> float:
-    """Return the balance of what is shown times the share of shapes that are whole; 0 for nothing."""
+    """Return the balance of what is shown times the share of whole shapes; 0 for nothing."""
     regions = find_regions(pixels)
     if not regions:
         return 0.0
-    cover = sum(region.cover for region in regions)
+    cover = np.sum([region.cover for region in regions], axis=0)
     height, width = cover.shape
     x = cover.sum(axis=0) @ (np.arange(width) + 0.5) / cover.sum() / width
     y = cover.sum(axis=1) @ (np.arange(height) + 0.5) / cover.sum() / height

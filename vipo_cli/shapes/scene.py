@@ -79,10 +79,7 @@ def render(scene: Scene, size: int = SIZE, seed: int = 0) -> Pixels:
 
 
 def signed_distance(
-    shape: str,
-    dx: NDArray[np.float32],
-    dy: NDArray[np.float32],
-    radius: float | NDArray[np.float32],
+    shape: str, dx: NDArray[np.float32], dy: NDArray[np.float32], radius: float
 ) -> NDArray[np.float32]:
     """Return the signed distance in pixels to a shape's outline, negative inside."""
     if shape == "circle":

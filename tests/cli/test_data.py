@@ -1,0 +1,75 @@
+import json
+import sys
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from vipo_cli.cli import app, main
+
+
+def vipo(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def spoilt(tmp_path):
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
+    (tmp_path / "b.jpg").write_text("text")
+    file = tmp_path / "pairs.csv"
+    file.write_text("prompt,winner,loser\na cat,a.png,b.jpg\n")
+    return file
+
+
+def test_list_names_every_data_set():
+    text = vipo("data", "list").stdout
+    entries = json.loads(vipo("data", "list", "--json").stdout)
+    assert {"shapes", "pickapic_v2", "files", "hub"} <= entries.keys()
+    assert all(name in text and summary in text for name, summary in entries.items())
+    assert vipo("data", "list", "--quiet").stdout.split() == sorted(entries)
+
+
+def test_check_of_good_pairs():
+    result = vipo("data", "check", "shapes", "--limit", 6)
+    assert result.exit_code == 0
+    assert "6 pairs looked at" in result.stdout
+    assert "fit for training" in result.stdout
+
+
+def test_check_of_spoilt_pairs_says_no(spoilt):
+    result = vipo("data", "check", spoilt)
+    assert result.exit_code == 3
+    assert "SERIOUS: broken media, 1 of 1 pairs" in result.stdout
+    document = json.loads(vipo("data", "check", spoilt, "--json").stdout)
+    assert document["serious"] is True
+    assert document["findings"][0]["problem"] == "broken media"
+    assert vipo("data", "check", spoilt, "--quiet").stdout == "broken-media\n"
+
+
+def test_stats(spoilt):
+    document = json.loads(vipo("data", "stats", "shapes", "--set", "pairs=12", "--json").stdout)
+    assert document["pairs"] == 12
+    assert len(document["categories"]) == 6
+    text = vipo("data", "stats", spoilt).stdout
+    assert "64x48" in text
+    assert max(map(len, text.splitlines())) <= 80 + len(str(spoilt))
+
+
+def test_preview_writes_a_picture_and_prints_its_path(tmp_path):
+    out = tmp_path / "new" / "sheet.png"
+    result = vipo("data", "preview", "shapes", "--pairs", 2, "--out", out, "--quiet")
+    assert result.stdout == f"{out}\n"
+    with Image.open(out) as sheet:
+        assert sheet.height > 2 * 192
+
+
+def test_a_setting_must_have_a_value():
+    assert vipo("data", "stats", "shapes", "--set", "pairs").exit_code == 2
+
+
+def test_errors_reach_the_user_as_status_1(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["vipo", "data", "check", "nothing.csv"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "error: no such file or folder: `nothing.csv`\n"

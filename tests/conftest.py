@@ -1,0 +1,21 @@
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or leaves anything in the user's cache."""
+    monkeypatch.setenv("VIPO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    from tests.tiny import tiny_sd
+
+    return tiny_sd(tmp_path_factory.mktemp("models") / "tiny")

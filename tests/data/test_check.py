@@ -1,0 +1,85 @@
+import pytest
+
+from vipo_cli.data.check import check
+from vipo_cli.data.pair import PreferencePair
+from vipo_cli.data.preview import preview
+from vipo_cli.data.stats import statistics
+from vipo_cli.errors import DataError
+from vipo_cli.media import encode_png
+from vipo_cli.run import finish
+from vipo_cli.shapes.source import shapes
+
+
+def found(pairs):
+    return {finding.problem: finding for finding in finish(check(pairs)).found}
+
+
+def test_good_pairs_have_no_findings():
+    findings = finish(check(shapes(pairs=12)))
+    assert findings.found == ()
+    assert not findings.serious
+
+
+@pytest.fixture
+def sides(columns):
+    return columns["jpg_0"][0], columns["jpg_1"][0]
+
+
+@pytest.mark.parametrize(
+    ("problem", "serious"),
+    [
+        ("broken media", True),
+        ("winner equals loser", True),
+        ("contradicting labels", True),
+        ("duplicate pair", False),
+        ("empty prompt", True),
+        ("endless prompt", True),
+        ("long prompt", False),
+        ("different sizes", False),
+    ],
+)
+def test_finds_each_problem(sides, problem, serious):
+    import numpy as np
+
+    w, l = sides  # noqa: E741
+    pairs = {
+        "broken media": [PreferencePair("p", w[:200], l)],
+        "winner equals loser": [PreferencePair("p", w, w)],
+        "contradicting labels": [PreferencePair("p", w, l), PreferencePair("p", l, w)],
+        "duplicate pair": [PreferencePair("p", w, l), PreferencePair("p", w, l)],
+        "empty prompt": [PreferencePair(" ", w, l)],
+        "endless prompt": [PreferencePair("x" * 10_000, w, l)],
+        "long prompt": [PreferencePair("x" * 400, w, l)],
+        "different sizes": [PreferencePair("p", w, encode_png(np.zeros((8, 9, 3), np.uint8)))],
+    }[problem]
+    findings = found(pairs)
+    assert list(findings) == [problem]
+    assert findings[problem].count == 1
+    assert findings[problem].serious is serious
+    assert "pair " in findings[problem].examples[0]
+    assert findings[problem].meaning
+
+
+def test_the_same_media_for_another_prompt_are_another_pair(sides):
+    w, l = sides  # noqa: E741
+    assert found([PreferencePair("p", w, l), PreferencePair("q", l, w)]) == {}
+
+
+def test_no_pairs_are_an_error():
+    for look in (check, statistics):
+        with pytest.raises(DataError):
+            finish(look([]))
+
+
+def test_statistics_count():
+    counts = finish(statistics(shapes(pairs=12)))
+    assert counts.pairs == 12
+    assert sum(counts.sizes.values()) == 24
+    assert counts.formats == {"PNG": 24}
+    assert len(counts.categories) == 6
+    assert counts.unreadable == 0
+
+
+def test_preview_shows_broken_and_single_pairs_too(sides):
+    sheet = preview([PreferencePair("p", *sides), PreferencePair("long " * 80, b"x")])
+    assert sheet.width > sheet.height

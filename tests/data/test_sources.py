@@ -1,0 +1,95 @@
+import time
+
+import pytest
+
+from vipo_cli.data import hub_files
+from vipo_cli.data.pair import PreferencePair
+from vipo_cli.data.sources import open_pairs, usable_pairs
+from vipo_cli.errors import DataError, MissingWeights, UnknownName
+from vipo_cli.run import finish
+
+
+def test_opens_a_registered_set_with_checked_parameters():
+    assert len(open_pairs("shapes", {"kind": "noisy", "pairs": "7"})) == 7
+
+
+def test_tells_all_wrong_parameters():
+    with pytest.raises(DataError) as caught:
+        open_pairs("shapes", {"kindd": "noisy", "pairs": 0})
+    assert len(caught.value.details) == 2
+    assert "did you mean `kind`?" in caught.value.hint
+
+
+def test_unknown_names_and_paths():
+    with pytest.raises(UnknownName) as caught:
+        open_pairs("pickapic")
+    assert "did you mean `pickapic_v2`?" in caught.value.hint
+    for path in ("./nothing", "nothing.csv", "/no/such/place"):
+        with pytest.raises(DataError, match="no such file"):
+            open_pairs(path)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "pairs.txt").write_text("x")
+    with pytest.raises(DataError, match="cannot read"):
+        open_pairs(str(tmp_path / "pairs.txt"))
+    with pytest.raises(DataError, match="nothing that holds pairs"):
+        open_pairs(str(tmp_path))
+
+
+def test_pickapic_without_files_says_what_to_do(tmp_path):
+    with pytest.raises(MissingWeights) as caught:
+        open_pairs("pickapic_v2")
+    for words in ("--path DIR", "left the hub", "jpg_0", "label_1", "caption", ".parquet"):
+        assert words in caught.value.hint
+    with pytest.raises(MissingWeights, match="owner/name"):
+        open_pairs("owner/name")
+
+
+def test_a_hub_that_swallows_packets_does_not_hold_anyone_up(monkeypatch):
+    def silence(*_, **__):
+        time.sleep(3)
+
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", silence)
+    monkeypatch.setattr(hub_files, "DEADLINE_SECONDS", 0.2)
+    start = time.monotonic()
+    with pytest.raises(MissingWeights) as caught:
+        open_pairs("pickapic_v2")
+    assert "did not answer" in caught.value.details[0]
+    assert time.monotonic() - start < 2
+
+
+def test_the_whole_deadline_leaves_room_below_ten_seconds():
+    assert hub_files.DEADLINE_SECONDS <= 7
+
+
+def test_broken_pairs_are_left_out_and_named(columns, tmp_path):
+    good = columns["jpg_0"][0]
+    text = tmp_path / "text.jpg"
+    text.write_text("not a picture at all")
+    pairs = [PreferencePair("p", good, good)] * 4
+    pairs[1] = PreferencePair("p", good, good[: len(good) // 2])
+    pairs[2] = PreferencePair("p", text, good)
+    usable = finish(usable_pairs(pairs, limit=0.5))
+    assert list(usable.pairs) == [pairs[0], pairs[3]]
+    assert [broken.index for broken in usable.broken] == [1, 2]
+    assert "loser: broken picture" in usable.broken[0].reason
+    assert f"winner `{text}`: not a picture" in usable.broken[1].reason
+
+
+def test_too_many_broken_pairs_are_an_error(columns):
+    good = PreferencePair("p", columns["jpg_0"][0], columns["jpg_1"][0])
+    bad = PreferencePair("p", b"", columns["jpg_1"][0])
+    with pytest.raises(DataError) as caught:
+        finish(usable_pairs([good] * 8 + [bad]))
+    assert caught.value.message == "1 of 9 pairs have broken media"
+    assert caught.value.details == ("pair 8: winner: not a picture",)
+    assert finish(usable_pairs([good] * 20 + [bad])).broken
+    for none_usable in ([], [bad]):
+        with pytest.raises(DataError):
+            finish(usable_pairs(none_usable, limit=1.0))
+
+
+def test_single_samples_are_usable(columns):
+    assert len(finish(usable_pairs([PreferencePair("p", columns["jpg_0"][0])])).pairs) == 1

@@ -1,0 +1,23 @@
+import pytest
+
+from vipo_cli.recipe import resolve_recipe
+
+SMALL = {
+    "data.pairs": 40,
+    "data.held_out": 12,
+    "optimizer.batch_size": 4,
+    "run.steps": 4,
+    "run.checkpoint_every": 2,
+    "optimizer.learning_rate": 1e-3,
+}
+
+
+@pytest.fixture
+def recipe(tiny):
+    """Return a function that makes small recipes on the tiny model."""
+
+    def make(method="diffusion-dpo", **settings):
+        chosen = SMALL | {key.replace("__", "."): value for key, value in settings.items()}
+        return resolve_recipe(None, model=str(tiny), method=method, settings=chosen)
+
+    return make

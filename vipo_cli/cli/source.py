@@ -1,0 +1,66 @@
+"""The arguments by which commands name pairs, and the one way from these to pairs."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vipo_cli.cli.output import Output
+
+if TYPE_CHECKING:
+    from vipo_cli.data.pair import PreferencePair
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        show_default=False,
+        help="Registered name (vipo data list), hub id, file, folder or pattern.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        show_default=False,
+        help="Parameter of the data set, such as kind=noisy; repeatable.",
+    ),
+]
+Folder = Annotated[
+    str | None,
+    typer.Option(
+        "--path",
+        metavar="DIR",
+        show_default=False,
+        help="Where the files of a registered data set lie.",
+    ),
+]
+
+
+def open_source(
+    data: str, settings: list[str] | None, path: str | None, output: Output
+) -> "Sequence[PreferencePair]":
+    """Open the pairs that a command names, and tell which rows of the source are none."""
+    from vipo_cli.data.lazy import dropped
+    from vipo_cli.data.sources import open_pairs
+
+    parameters = dict(map(_setting, settings or []))
+    if path is not None:
+        parameters["path"] = path
+    pairs = open_pairs(data, parameters)
+    for reason, count in dropped(pairs).items():
+        output.note(f"left out {count:,} rows: {reason}")
+    return pairs
+
+
+def describe(data: str, settings: list[str] | None) -> str:
+    """Return the name of the data set with the parameters that were given."""
+    return f"{data} ({', '.join(settings)})" if settings else data
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise typer.BadParameter(f"`{text}` is not KEY=VALUE", param_hint="--set")
+    return key.strip(), value.strip()
