@@ -83,7 +83,7 @@ def test_missing_pictures_fail_unless_accepted(run, monkeypatch):
 
 
 def test_interrupting_says_how_to_continue(run, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Painter, "__call__", stop)
@@ -139,4 +139,4 @@ def test_a_table_without_an_overall_score_is_still_a_table():
         "subtasks": {},
         "metrics": {},
     }
-    assert "0 of 4 pictures" in results_table(results, None)
+    assert "0 of 4 pictures" in results_table(results)

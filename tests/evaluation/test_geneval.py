@@ -55,7 +55,7 @@ def test_runs_share_their_base(run, painters, tmp_path, base):
     assert len(painters) == 3  # the base was not loaded again
 
 
-@pytest.mark.parametrize("after", [1, 30, 53, 100])
+@pytest.mark.parametrize("after", [30, 80])
 def test_stopping_anywhere_changes_nothing(run, painters, tmp_path, after):
     whole = finish(quick(run))
     shutil.rmtree(run / "eval")

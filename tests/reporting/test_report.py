@@ -78,7 +78,8 @@ def test_large_pictures_are_made_small_for_the_page(found, tmp_path):
     page = write_report(folder).read_text()
     assert "data:image/jpeg" in page
     assert len(page) < 8 * LARGEST**2
-    assert max(Image.open(write_sheet(folder)).size) < 600
+    with Image.open(write_sheet(folder)) as sheet:
+        assert max(sheet.size) < 600
 
 
 def test_the_sheet_shows_the_baseline_above(found):

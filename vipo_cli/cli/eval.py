@@ -90,7 +90,8 @@ def geneval(
     report, sheet = write_report(evaluation.out), write_sheet(evaluation.out)
     paths = {"out": evaluation.out, "report": report, "contact_sheet": sheet}
     document = results | paths | {"baseline": evaluation.comparison}
-    output.result(document, results_table(results, evaluation.comparison), [str(evaluation.out)])
+    table = results_table(results, evaluation.comparison, evaluation.baseline_model)
+    output.result(document, table, [str(evaluation.out)])
     for warning in results["warnings"]:
         output.warn(warning)
     output.note(f"\nreport: {report}\ncontact sheet: {sheet}\nrun again: {command}")
@@ -155,7 +156,9 @@ def report(
     )
 
 
-def results_table(results: dict[str, Any], comparison: dict[str, Any] | None) -> str:
+def results_table(
+    results: dict[str, Any], comparison: dict[str, Any] | None = None, baseline: str | None = None
+) -> str:
     """Lay results out for people, 80 columns wide at most."""
     differences = comparison["differences"] if comparison else {}
     counts = results["n_samples"]
@@ -172,7 +175,7 @@ def results_table(results: dict[str, Any], comparison: dict[str, Any] | None) ->
             line += f"  {_starred(differences[name])}  {_between(differences[name]['ci95'], '+')}"
         lines.append(line)
     if differences:
-        lines += ["", f"base: {comparison and comparison['b']}", _STAR]
+        lines += ["", f"base: {baseline}", _STAR]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -34,12 +34,14 @@ class Evaluation:
         out: the folder that holds all of it.
         results: as in results.json.
         baseline: the folder of the baseline's evaluation, if there is one.
+        baseline_model: how reports call the baseline.
         comparison: how much better the target is than the baseline, paired.
     """
 
     out: Path
     results: dict[str, Any]
     baseline: Path | None = None
+    baseline_model: str | None = None
     comparison: dict[str, Any] | None = None
 
 
@@ -88,7 +90,7 @@ def evaluate(
         plan.out / "baseline.json",
         {"model": against.target.label, "folder": str(against.out.resolve()), **comparison},
     )
-    return Evaluation(plan.out, results, against.out, comparison)
+    return Evaluation(plan.out, results, against.out, against.target.label, comparison)
 
 
 def _evaluate(plan: Plan) -> Work[dict[str, Any]]:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,7 @@ def _what_matters(sampling: Sampling | None) -> dict[str, Any]:
     return kept
 
 
+@cache
 def _full(prompt_set: str) -> Metadata:
     return dict(enumerate(prompt_sets[prompt_set]()))
 

@@ -100,7 +100,7 @@ def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:
-    """Break a text into lines of a width in pixels, and a longer word after its slashes and hyphens."""
+    """Break a text into lines of a width in pixels, long words at slashes and hyphens."""
     lines: list[str] = []
     for word in text.split():
         if font.getlength(word) > width and (parts := _BREAKS.split(word))[1:]:
