@@ -49,7 +49,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def read_image(data: bytes, width: int, height: int) -> Pixels:
-    """Decode, scale to cover width x height (bicubic), crop the centre; (height, width, 3) uint8."""
+    """Decode, scale (bicubic) to cover width x height, crop the centre; (height, width, 3)."""
     picture = decode(data)
     if picture.size != (width, height):
         scale = max(width / picture.width, height / picture.height)

@@ -176,7 +176,7 @@ def resolve_recipe(
 ) -> Recipe:
     """Build the recipe of a run: a file, changed by flags and by `section.key` settings.
 
-    `flags` are `alpha` and `beta` of the objective, `steps` and `seed` of the run; None is not given.
+    `flags` are `alpha` and `beta` of the objective, `steps` and `seed` of the run; None: not given.
 
     Without a name, the recipe that the model recommends is the start, else the defaults.
 

@@ -1,4 +1,4 @@
-"""Names to functions: built-in ones listed by hand, plugins by entry point, both loaded on first use."""
+"""Names to functions: built-in ones by list, plugins by entry point, loaded on first use."""
 
 import inspect
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The run directory, files that appear whole or not at all, caches, and where a result came from."""
+"""Files that appear whole or not at all, caches, long work, and where a result came from."""
 
 import hashlib
 import json
@@ -71,7 +71,7 @@ def folder_fingerprint(folder: Path) -> str:
 
 @contextmanager
 def writing(target: Path) -> Iterator[Path]:
-    """Give a temporary neighbour to write a file or folder to; it takes the target's place at the end.
+    """Give a neighbour to write a file or folder to; it takes the target's place at the end.
 
     A reader sees the old target or the whole new one. A failure leaves the target as it was.
 

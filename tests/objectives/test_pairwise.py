@@ -37,7 +37,9 @@ def test_poly_dpo_golden_values_and_slopes(alpha, z, loss, slope):
 
 def test_diffusion_dpo_golden_value():
     """Errors .100, .120 against .1002, .1196 at beta 5000: z = 2500 * .0006 = 1.5."""
-    values = [torch.tensor([value], dtype=torch.float64) for value in (0.100, 0.120, 0.1002, 0.1196)]
+    values = [
+        torch.tensor([value], dtype=torch.float64) for value in (0.100, 0.120, 0.1002, 0.1196)
+    ]
     loss = objectives["diffusion-dpo"](PairErrors(*values), beta=5000.0)
     assert loss.item() == pytest.approx(0.201413, abs=1e-6)
 

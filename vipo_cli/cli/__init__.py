@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vipo_cli import __version__
-from vipo_cli.cli import analyze, data, eval, list, train  # noqa: A004
+from vipo_cli.cli import analyze, data, eval, list, train
 from vipo_cli.cli.output import Output
 from vipo_cli.errors import Interrupted, VipoError
 

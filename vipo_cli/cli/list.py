@@ -53,7 +53,7 @@ def models(json: Json = False, quiet: Quiet = False) -> None:
 
 @app.command(epilog="Examples: vipo list datasets   |   vipo list datasets shapes")
 def datasets(name: Name = None, json: Json = False, quiet: Quiet = False) -> None:
-    """List the data sets that have a name, or the parameters of one; files and hub ids work as well."""
+    """List the data sets that have a name, or the parameters of one; files and hub ids work too."""
     from vipo_cli.data import datasets
 
     _show(datasets, name, Output(json=json, quiet=quiet))

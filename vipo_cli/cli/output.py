@@ -18,7 +18,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only identifie
 
 
 class Output:
-    """How one command speaks: for people, for programs (`--json`), or in identifiers (`--quiet`)."""
+    """How one command speaks: to people, to programs (`--json`), or in identifiers (`--quiet`)."""
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.json = json

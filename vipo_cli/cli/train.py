@@ -130,7 +130,7 @@ def stop_requests() -> Iterator[Event]:
     """
     stop = Event()
 
-    def ask(number: int, frame: object) -> None:
+    def ask(*_: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
@@ -150,7 +150,7 @@ def _introduction(recipe: "Recipe", run: Path) -> str:
         f"model   {recipe.model.name}, {part}",
         f"data    {_with_values(recipe.data.name, recipe.data.parameters)}",
         f"method  {_with_values(recipe.objective.method, recipe.objective.parameters)}",
-        f"steps   {recipe.run.steps} of {recipe.optimizer.batch_size} pairs, seed {recipe.run.seed}",
+        f"steps   {recipe.run.steps} of {recipe.optimizer.batch_size} pairs; seed {recipe.run.seed}",
         f"run     {run}",
     ]
     if recipe.model.name == "shapes-sd":
@@ -175,7 +175,8 @@ def _summary(recipe: "Recipe", result: "Result") -> str:
         low, high = held_out["ci95"]
         metric = held_out["metric"].replace("_", " ")
         lines.append(
-            f"held-out {metric} {held_out['value']:.3f} [{low:.3f}, {high:.3f}] on {held_out['n']} pairs"
+            f"held-out {metric} {held_out['value']:.3f} [{low:.3f}, {high:.3f}]"
+            f" on {held_out['n']} pairs"
         )
     pairs = result.steps * recipe.optimizer.batch_size
     lines += [

@@ -1,9 +1,12 @@
 """Sequences of pairs that read a pair when it is asked for."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import overload
+from pathlib import Path
+from typing import Any, overload
 
 from vipo_cli.data.pair import PreferencePair
+from vipo_cli.media import Media, content_hash
+from vipo_cli.run import fingerprint
 
 
 class LazyPairs(Sequence[PreferencePair]):
@@ -78,6 +81,23 @@ class ListedPairs(LazyPairs):
 def first(pairs: Sequence[PreferencePair], limit: int | None) -> Sequence[PreferencePair]:
     """Return a view of the first so many pairs, or all of them."""
     return pairs if limit is None else Subset(pairs, range(min(limit, len(pairs))))
+
+
+def data_fingerprint(pairs: Sequence[PreferencePair]) -> str:
+    """Name the content of pairs: by the source's word, else by prompts and media (files by date)."""
+    own: str | None = getattr(pairs, "fingerprint", None)
+    return own or fingerprint(
+        [(pair.prompt, _identity(pair.winner), _identity(pair.loser)) for pair in pairs]
+    )
+
+
+def _identity(media: Media | None) -> Any:
+    if not isinstance(media, Path):
+        return None if media is None else content_hash(media)
+    if not media.is_file():  # the reader will say so
+        return str(media)
+    state = media.stat()
+    return (str(media.resolve()), state.st_size, state.st_mtime_ns)
 
 
 def dropped(pairs: Sequence[PreferencePair]) -> Mapping[str, int]:

@@ -25,4 +25,4 @@ class PreferencePair:
 
 
 PairSource = Callable[..., Sequence[PreferencePair]]
-"""A function of keyword-only parameters that returns pairs; a sequence, so that order and length are known."""
+"""A function of keyword-only parameters that returns pairs, their order and number known."""

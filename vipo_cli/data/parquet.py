@@ -88,6 +88,15 @@ class ParquetPairs(LazyPairs):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_cache": OrderedDict()}  # a worker process reads for itself
 
+    @property
+    def fingerprint(self) -> str:
+        """Name the pairs by their files, without reading them."""
+        files = sorted({group.file for group in self._groups})
+        states = [
+            (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files
+        ]
+        return fingerprint([states, len(self)])
+
     def prompts(self) -> list[str]:
         """Return all prompts without reading any media."""
         prompts: list[str] = self._prompts.take(self._rows).to_pylist()

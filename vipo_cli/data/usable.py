@@ -47,15 +47,25 @@ def usable_pairs(pairs: Sequence[PreferencePair], limit: float = 0.05) -> Work[U
         else:
             rows.append(index)
         yield Progress("check media", index + 1, len(pairs))
-    if not rows or len(broken) > limit * len(pairs):
-        raise DataError(
-            f"{len(broken):,} of {len(pairs):,} pairs have broken media"
-            if len(pairs)
-            else "the data set has no pairs",
-            details=[str(each) for each in broken[:5]],
-            hint=f"repair or remove them; up to {limit:.0%} are skipped" if broken else None,
-        )
+    refuse_broken(broken, len(pairs), limit)
     return Usable(Subset(pairs, rows), tuple(broken))
+
+
+def refuse_broken(broken: Sequence[Broken], pairs: int, limit: float) -> None:
+    """Refuse a data set of which too much is broken.
+
+    Raises:
+        DataError: there are no pairs, none is whole, or more than `limit` are broken.
+    """
+    if pairs and len(broken) < pairs and len(broken) <= limit * pairs:
+        return
+    raise DataError(
+        f"{len(broken):,} of {pairs:,} pairs have broken media, more than the limit of {limit:.0%}"
+        if pairs
+        else "the data set has no pairs",
+        details=[str(each) for each in broken[:5]],
+        hint="vipo data check lists them all; repair or remove them" if broken else None,
+    )
 
 
 def why_broken(pair: PreferencePair) -> str:

@@ -1,4 +1,4 @@
-"""Models: names for what people train, and one small adapter for each kind of diffusers pipeline."""
+"""Models: names for what people train, and a small adapter for each kind of pipeline."""
 
 from vipo_cli.models.family import Family
 from vipo_cli.models.load import ModelSpec, find_model, load_family, load_pipeline, models

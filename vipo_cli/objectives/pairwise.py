@@ -58,9 +58,9 @@ def poly_dpo(
 ) -> Float[Tensor, " b"]:
     """Poly-DPO (ViPO, arXiv 2604.24953, eq. 9): -log p + alpha * (1 - p).
 
-    dloss/dz = -(1 - p) * (1 + alpha * p): alpha > 0 lets pairs that contradict the policy weigh less
-    beside those it half believes, alpha < 0 switches off pairs it already has right, alpha = 0 is
-    Diffusion-DPO. A list [a1, a2, ...] gives the further terms of PolyLoss (arXiv 2204.12511):
+    dloss/dz = -(1 - p) * (1 + alpha * p): alpha > 0 lets pairs that contradict the policy weigh
+    less beside those it half believes, alpha < 0 switches off pairs it already has right, alpha = 0
+    is Diffusion-DPO. A list [a1, a2, ...] gives the further terms of PolyLoss (arXiv 2204.12511):
     -log p + a1 * (1 - p) + a2 * (1 - p)^2 + ...
     """
     z = kappa * beta * errors.margin

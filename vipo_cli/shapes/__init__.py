@@ -1,1 +1,1 @@
-"""The embedded world: coloured shapes, small enough for a laptop, with everything that a real one has."""
+"""The embedded world: coloured shapes, small enough for a laptop, nothing left out."""

@@ -5,8 +5,8 @@
     python -m vipo_cli.shapes.build pack out/pretrained-sd/checkpoints/step-007000
 
 The first command writes a complete Stable Diffusion pipeline whose UNet is still random; the second
-trains the UNet like any other model, with the project's own engine; the third puts the result in half
-precision where the package keeps it.
+trains the UNet like any other model, with the project's own engine; the third puts the result in
+half precision where the package keeps it.
 """
 
 import json
@@ -33,7 +33,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 SLOTS = {"shape_1": SHAPES, "colour_1": COLOURS, "relation": ("and", *RELATIONS), "shape_2": SHAPES,
          "colour_2": COLOURS, "count": NUMBERS, "background": BACKGROUNDS}  # fmt: skip
-"""What a caption can say, each with its values; value 0 of a slot means that it has not been said."""
+"""What a caption can say, each with its values; 0 in a slot: it has not been said."""
 
 
 def words() -> list[str]:
@@ -118,7 +118,8 @@ def train_text_encoder(tokenizer: Any, steps: int = 600, seed: int = 0) -> Work[
     ids = tokenizer.get_vocab()
     encoder = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(ids), hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=3,
+            vocab_size=len(ids), hidden_size=WIDTH, intermediate_size=4 * WIDTH,
+            num_hidden_layers=3,
             num_attention_heads=4, max_position_embeddings=MAX_TOKENS, projection_dim=WIDTH,
             bos_token_id=ids[START], eos_token_id=ids[END], pad_token_id=ids[END],
         )
@@ -157,7 +158,7 @@ def train_text_encoder(tokenizer: Any, steps: int = 600, seed: int = 0) -> Work[
 
 
 def _slot_targets(captions: list[str]) -> dict[str, Int[Tensor, "b tokens"]]:
-    """Return the slots at each token: start, one a word, then the last word's again up to the end."""
+    """Return the slots at each token: start, one a word, then the last word's to the end."""
     rows = []
     for caption in captions:
         states = [dict.fromkeys(SLOTS, 0), *said_so_far(caption)]
@@ -166,7 +167,7 @@ def _slot_targets(captions: list[str]) -> dict[str, Int[Tensor, "b tokens"]]:
 
 
 def train_autoencoder(steps: int = 1600, batch: int = 32, seed: int = 0) -> Work[Any]:
-    """Train an AutoencoderKL from 32 x 32 pictures to 8 x 8 x 4 latents, damaged pictures included."""
+    """Train an AutoencoderKL from 32 x 32 pictures, some of them damaged, to 8 x 8 x 4 latents."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(seed)
@@ -210,12 +211,12 @@ def _picture(rng: np.random.Generator) -> Any:
 
 
 def make_unet(seed: int = 0) -> Any:
-    """Return the untrained denoiser: convolutions at 8 x 8, attention to each other and the words at 4 x 4."""
+    """Return the untrained denoiser: convolutions at 8 x 8, attention at 4 x 4."""
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(seed)
     return UNet2DConditionModel(
-        sample_size=SIZE // 4, block_out_channels=(64, 128), layers_per_block=1,
+        sample_size=SIZE // 4, block_out_channels=(64, 96), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
@@ -223,7 +224,7 @@ def make_unet(seed: int = 0) -> Any:
 
 
 def build(out: Path) -> Work[Path]:
-    """Write the pipeline with trained text encoder and autoencoder and a random UNet to a folder."""
+    """Write the pipeline with a random UNet, its other parts trained, to a folder."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     tokenizer = make_tokenizer()

@@ -1,4 +1,4 @@
-"""Captions over GenEval's six tasks: drawing them at random, saying them, reading them back, scenes for them."""
+"""Captions over GenEval's six tasks: drawing, saying and reading them, and scenes for them."""
 
 import re
 from dataclasses import dataclass, replace
@@ -176,7 +176,7 @@ def _related(items: tuple[Item, ...], relation: str | None) -> bool:
 
 
 def perturb(rng: np.random.Generator, caption: Caption) -> Caption:
-    """Change one thing that a caption asks for: a shape, a count, a colour, a relation, or who owns what."""
+    """Change one thing that a caption asks for: shape, count, colour, relation, or who owns what."""
     nouns = caption.nouns
     others = [shape for shape in SHAPES if shape not in {noun.shape for noun in nouns}]
     match caption.task:

@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from vipo_cli.data.pair import PreferencePair
-from vipo_cli.media import encode_png
+from vipo_cli.media import content_hash, encode_png, media_bytes
+from vipo_cli.run import fingerprint
 from vipo_cli.shapes.captions import TASKS, Caption, draw_caption, draw_scene, perturb
 from vipo_cli.shapes.scene import Item, Scene, render
 
@@ -20,9 +21,9 @@ def shapes(
     kind: Annotated[
         Kind,
         Field(
-            description="clean: the loser renders a perturbed caption; noisy: winner and loser differ in "
-            "five qualities and one at random decides; trivial: the loser belongs to another caption; "
-            "captions: single pictures without a loser."
+            description="clean: the loser renders a perturbed caption; noisy: winner and loser "
+            "differ in five qualities and one at random decides; trivial: the loser belongs to "
+            "another caption; captions: single pictures without a loser."
         ),
     ] = "clean",
     pairs: Annotated[int, Field(ge=1, description="How many pairs to make.")] = 2000,
@@ -43,6 +44,12 @@ class ShapePairs(Sequence[PreferencePair]):
         self._pairs = pairs
         self._flip_rate = flip_rate
         self._seed = seed
+
+    @property
+    def fingerprint(self) -> str:
+        """Name the pairs by what determines them, and by a few of them should drawing change."""
+        few = [content_hash(media_bytes(pair.winner)) for pair in self[: 2 * len(TASKS)]]
+        return fingerprint([self._make.__name__, self._pairs, self._flip_rate, self._seed, few])
 
     def __len__(self) -> int:
         return self._pairs

@@ -1,14 +1,14 @@
 """Latents and prompt embeddings of a data set, computed once and kept by content.
 
-Each distinct picture is encoded once, whatever number of pairs it stands in, and its posterior is kept
-as mean and standard deviation, so that every use draws its own sample. Each distinct prompt is
+Each distinct picture is encoded once, whatever number of pairs it stands in, and its posterior is
+kept as mean and standard deviation, so that every use draws its own sample. Each distinct prompt is
 embedded once, and so is the empty one.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vipo_cli import media
 from vipo_cli.data.pair import PreferencePair
+from vipo_cli.data.usable import Broken, refuse_broken
 from vipo_cli.errors import DataError
 from vipo_cli.models.family import Condition, Family
 from vipo_cli.run import Progress, Work, cache_home, fingerprint, write_json, writing
@@ -34,7 +35,7 @@ class EncodedPairs:
         mean, std: posterior of each distinct picture, (m, ...).
         conditions: embeddings of each distinct prompt, the last row that of the empty prompt.
         winner, loser, prompt: row numbers of each pair, (n,); loser is -1 where there is none.
-        broken: reasons why pairs were left out, by their number in the source.
+        broken: the pairs that were left out, and why.
         fingerprint: names the pairs and the encoders they went through.
     """
 
@@ -44,7 +45,7 @@ class EncodedPairs:
     winner: NDArray[np.int64]
     loser: NDArray[np.int64]
     prompt: NDArray[np.int64]
-    broken: dict[int, str]
+    broken: tuple[Broken, ...]
     fingerprint: str
 
     def __len__(self) -> int:
@@ -89,37 +90,22 @@ def encode_pairs(
             temporary.mkdir()
             yield from _encode(family, pairs, temporary)
     encoded = _open(folder, key)
-    check_broken(encoded.broken, len(pairs), broken_limit)
+    refuse_broken(encoded.broken, len(pairs), broken_limit)
     return encoded
-
-
-def check_broken(broken: dict[int, str], pairs: int, limit: float) -> None:
-    """Refuse a data set of which too much is broken.
-
-    Raises:
-        DataError: more than `limit` of the pairs, or all of them.
-    """
-    if pairs and len(broken) <= limit * pairs and len(broken) < pairs:
-        return
-    raise DataError(
-        f"{len(broken)} of {pairs} pairs are broken, more than the limit of {limit:.0%}",
-        details=[f"pair {index}: {reason}" for index, reason in list(broken.items())[:5]],
-        hint="vipo data check lists them all; --set data.broken_limit=0.5 goes on without them",
-    )
 
 
 def _encode(family: Family, pairs: Sequence[PreferencePair], folder: Path) -> Work[None]:
     rows: dict[str, int] = {}
     prompts: dict[str, int] = {}
     table: list[tuple[int, int, int]] = []
-    broken: dict[int, str] = {}
+    broken: list[Broken] = []
     store = _Store(folder)
     waiting: list[NDArray[np.uint8]] = []
     for index, pair in enumerate(pairs):
         try:
             fresh = _decode_new(pair, rows, family.size)
         except DataError as error:
-            broken[index] = error.message
+            broken.append(Broken(index, error.message))
             continue
         for name, pixels in fresh.items():
             rows[name] = len(rows)
@@ -143,7 +129,9 @@ def _encode(family: Family, pairs: Sequence[PreferencePair], folder: Path) -> Wo
         yield Progress("encoding prompts", min(start + BATCH, len(texts)), len(texts))
     store.close()
     np.save(folder / "table.npy", np.array(table, np.int64).reshape(-1, 3))
-    write_json(folder / "index.json", {"arrays": store.shapes, "broken": broken})
+    write_json(
+        folder / "index.json", {"arrays": store.shapes, "broken": [asdict(b) for b in broken]}
+    )
 
 
 def _name(medium: media.Media | None) -> str | None:
@@ -212,7 +200,7 @@ def _open(folder: Path, key: str) -> EncodedPairs:
         winner=winner,
         loser=loser,
         prompt=prompt,
-        broken={int(number): reason for number, reason in index["broken"].items()},
+        broken=tuple(Broken(**found) for found in index["broken"]),
         fingerprint=key,
     )
 

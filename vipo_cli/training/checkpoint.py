@@ -2,7 +2,7 @@
 
     checkpoints/step-000500/pytorch_lora_weights.safetensors    or a full pipeline
     checkpoints/step-000500/resume/state.safetensors            weights, optimizer, moving average
-    checkpoints/step-000500/resume/state.json                   step, and the size and hash of the above
+    checkpoints/step-000500/resume/state.json                   step, and the hash of the above
 
 A checkpoint appears whole or not at all: it is written beside its place and renamed into it. Order,
 noise and times are functions of seed and step, so nothing else has to be remembered.
@@ -128,7 +128,7 @@ def trainable(family: Family) -> dict[str, Tensor]:
 def _save_weights(
     folder: Path, family: Family, average: Mapping[str, Tensor] | None, labels: Mapping[str, str]
 ) -> None:
-    """Write what plain diffusers loads, with the moving average in place of the weights if there is one."""
+    """Write what plain diffusers loads: the moving average where there is one, else the weights."""
     weights = trainable(family)
     kept = {name: value.detach().clone() for name, value in weights.items()} if average else {}
     with torch.no_grad():

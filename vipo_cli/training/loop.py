@@ -1,4 +1,4 @@
-"""The loop: a generator of step records. Whoever iterates draws, lists or plots them; closing it stops the run."""
+"""The loop: a generator of step records, for whoever draws, lists or plots them."""
 
 import math
 import time
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from vipo_cli.analysis.intervals import clustered_mean
 from vipo_cli.errors import TrainingDiverged
-from vipo_cli.objectives import PairErrors
 from vipo_cli.run import append_line
 from vipo_cli.training import checkpoint
 from vipo_cli.training.setup import Setup, learning_rate
@@ -33,8 +32,8 @@ class StepRecord:
     """What one update did; the means are over its pairs.
 
     `margin` is how much more the policy gained on winners than on losers, in units of error;
-    `implicit_accuracy` the share of pairs with a positive one, ties counted half. They and the errors
-    on losers and of the reference are None for objectives that see winners alone.
+    `implicit_accuracy` the share of pairs with a positive one, ties counted half. They and the
+    errors on losers and of the reference are None for objectives that see winners alone.
     """
 
     step: int
@@ -68,7 +67,7 @@ class HeldOut:
 
 
 def order(setup: Setup, positions: range) -> NDArray[np.int64]:
-    """Return the pairs at some positions of the endless shuffled stream; each epoch has its own order."""
+    """Return the pairs at some positions of the endless stream; each epoch has its own order."""
     size = len(setup.train)
     pairs = np.empty(len(positions), np.int64)
     for epoch in range(positions.start // size, (positions.stop - 1) // size + 1):
@@ -188,7 +187,7 @@ def _synchronised(setup: Setup, last: bool) -> AbstractContextManager[None]:
 
 @torch.no_grad()
 def _move_average(setup: Setup, step: int) -> None:
-    """Let the moving average follow the weights, faster at first (as 1, 2/11, 3/12, ... of the way)."""
+    """Let the moving average follow the weights, faster during the first steps."""
     if setup.average is None:
         return
     decay = min(setup.recipe.model.ema, (1 + step) / (10 + step))
@@ -222,7 +221,7 @@ def measure_held_out(setup: Setup) -> HeldOut | None:
 
 
 def steps(setup: Setup, run: Path, start: int = 0) -> Generator[StepRecord, None, None]:
-    """Train from a step on to the recipe's last, writing records and checkpoints to the run directory.
+    """Train from a step on to the recipe's last, writing records and checkpoints.
 
     Closing the generator writes a checkpoint first, so nothing that was trained is lost.
 
@@ -273,13 +272,13 @@ def _refuse_divergence(record: StepRecord, usual: float, run: Path) -> None:
     if not math.isfinite(record.loss) or not math.isfinite(record.gradient_norm):
         seen = f"loss {record.loss:g}, gradient norm {record.gradient_norm:g}"
     elif record.policy_w > EXPLODED * usual:
-        seen = f"prediction error {record.policy_w:.3g}, {record.policy_w / usual:.0f} times the usual {usual:.3g}"
+        times = record.policy_w / usual
+        seen = f"prediction error {record.policy_w:.3g}, {times:.0f} times that of the first steps"
     if seen is None:
         return
     last = checkpoint.latest(run)
     raise TrainingDiverged(
         f"training diverged at step {record.step}: {seen}",
-        hint=f"the last good checkpoint is `{last}`; try a lower optimizer.learning_rate or a higher beta"
-        if last
-        else "no checkpoint was written yet; try a lower optimizer.learning_rate or a higher beta",
+        hint=(f"the last good checkpoint is `{last}`" if last else "no checkpoint was written yet")
+        + "; try a lower optimizer.learning_rate or a higher objective.beta",
     )

@@ -23,7 +23,7 @@ ENCODED = 8
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will train, read and cost; times and memory as measured in a trial on this machine."""
+    """What a run will train, read and cost; time and memory as measured in a trial here."""
 
     trained_parameters: int
     parameters: int
@@ -45,7 +45,7 @@ class Plan:
         """Return the recipe as YAML and the plan as comments below it."""
         share = self.trained_parameters / self.parameters
         lines = [
-            f"trains    {self.trained_parameters:,} of {self.parameters:,} parameters ({share:.1%})",
+            f"trains    {self.trained_parameters:,} parameters, {share:.1%} of {self.parameters:,}",
             f"reads     {self.pairs:,} pairs, {self.epochs:.1f} times over in {self.steps:,} steps",
             f"time      about {_clock(self.seconds)}: {_clock(self.encoding_seconds)} to encode, "
             f"{self.seconds_per_step:.2f} s a step",
@@ -94,7 +94,7 @@ def plan(recipe: Recipe) -> Work[Plan]:
 
 @torch.no_grad()
 def _stand_in(family: Family, count: int) -> tuple[EncodedPairs, float]:
-    """Return random latents and prompts of the right shapes, and the seconds to encode one picture."""
+    """Return random latents and prompts of the right shapes, and the seconds for one picture."""
     width, height = family.size
     pixels = torch.zeros(ENCODED, 3, height, width, device=family.denoiser.device)
     started = time.perf_counter()
@@ -113,7 +113,7 @@ def _stand_in(family: Family, count: int) -> tuple[EncodedPairs, float]:
         winner=rows,
         loser=rows + count,
         prompt=np.zeros(count, np.int64),
-        broken={},
+        broken=(),
         fingerprint="trial",
     )
     return encoded, seconds

@@ -1,4 +1,4 @@
-"""From a recipe to everything a step needs: model, adapters, reference, encoded pairs, optimizer."""
+"""From a recipe to all that a step needs: model, adapters, reference, pairs, optimizer."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vipo_cli.data.lazy import data_fingerprint
 from vipo_cli.data.pair import PreferencePair
 from vipo_cli.errors import DataError
 from vipo_cli.models import Family, load_family
 from vipo_cli.objectives import PairErrors, objectives
 from vipo_cli.recipe import Recipe
-from vipo_cli.run import Work, fingerprint
+from vipo_cli.run import Work
 from vipo_cli.training.cache import EncodedPairs, encode_pairs
 from vipo_cli.training.checkpoint import trainable
 from vipo_cli.training.reference import Reference, adapter_off, frozen_copy
@@ -57,12 +58,6 @@ def takes_pairs(method: str) -> bool:
     return next(iter(get_type_hints(objectives[method]).values())) is PairErrors
 
 
-def source_fingerprint(recipe: Recipe, pairs: Sequence[PreferencePair]) -> str:
-    """Name the content of a data set: by the source's own word, else by name and parameters."""
-    own = getattr(pairs, "fingerprint", None)
-    return fingerprint({"name": recipe.data.name, "own": own, **recipe.data.parameters})
-
-
 def prepare(recipe: Recipe, pairs: Sequence[PreferencePair]) -> Work[Setup]:
     """Load the model, encode the pairs, and set up what is trained.
 
@@ -72,7 +67,7 @@ def prepare(recipe: Recipe, pairs: Sequence[PreferencePair]) -> Work[Setup]:
     accelerator = start_accelerator(recipe)
     family = load_frozen(recipe, accelerator)
     encoded = yield from encode_pairs(
-        family, pairs, source_fingerprint(recipe, pairs), recipe.data.broken_limit
+        family, pairs, data_fingerprint(pairs), recipe.data.broken_limit
     )
     return assemble(recipe, family, encoded, accelerator)
 
@@ -154,8 +149,8 @@ def _make_trainable(family: Family, recipe: Recipe, referenced: bool) -> Referen
 def split(prompts: NDArray[np.int64], held_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide pairs into those learnt from and those kept back, never sharing a prompt.
 
-    Whole prompts are kept back, drawn in an order that no run's seed changes, until `held_out` pairs
-    are reached.
+    Whole prompts are kept back, in an order that no run's seed changes, until `held_out` pairs are
+    reached.
 
     Raises:
         DataError: nothing would be left to learn from.

@@ -65,8 +65,8 @@ def prediction_errors(
 def sample_generator(seed: int, stream: int, position: int) -> torch.Generator:
     """Return the generator of one sample.
 
-    It depends on the run's seed, on what the numbers are for, and on the sample's place in the order,
-    so a result does not depend on batches, workers or processes, and a step can be replayed alone.
+    It depends on the run's seed, on what the numbers are for, and on the sample's place in the
+    order, so results do not depend on batches or processes, and a step can be replayed alone.
     """
     state = np.random.SeedSequence((seed, stream, position)).generate_state(1)[0]
     return torch.Generator().manual_seed(int(state))

@@ -13,6 +13,7 @@ import yaml
 
 from vipo_cli.data.pair import PreferencePair
 from vipo_cli.data.sources import open_pairs
+from vipo_cli.data.usable import Broken
 from vipo_cli.errors import VipoError
 from vipo_cli.recipe import Recipe, check_recipe
 from vipo_cli.run import Progress, Work, environment, read_lines, write_json, writing
@@ -40,7 +41,7 @@ class Result:
 
     run: Path
     checkpoint: Path
-    broken: dict[int, str]
+    broken: tuple[Broken, ...]
     final: dict[str, float | None]
     held_out: dict[str, Any] | None
     steps: int
