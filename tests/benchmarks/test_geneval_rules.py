@@ -150,7 +150,10 @@ def test_the_position_threshold_is_exclusive():
 
 def test_relations_are_computed_in_float32():
     # exactly half of the offset of 0.9 is left, which float32 rounds up and float64 down
-    one, other = found("circle", box=(0.9, 0, 3.15, 2)), found("cross", box=(0, 0, 2.25, 2))
+    one, other = (
+        found("circle", box=(0.9, 0.0, 3.15, 2.0)),
+        found("cross", box=(0.0, 0.0, 2.25, 2.0)),
+    )
     assert relations(one, other) == {"right of"}
 
 

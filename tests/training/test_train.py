@@ -89,16 +89,15 @@ def test_the_seed_changes_the_run_and_nothing_else_does(recipe, tmp_path):
     assert not same(runs[0], runs[2])
 
 
-def test_training_on_few_pairs_lowers_the_loss(recipe, tmp_path):
+def test_training_lowers_the_error(recipe, tmp_path):
     small = recipe(
-        run__steps=30, data__pairs=16, data__held_out=0, optimizer__batch_size=12,
-        objective__beta=20,
-        run__checkpoint_every=30, optimizer__learning_rate=3e-3,
+        "sft", model__train="full", run__steps=40, data__held_out=0, optimizer__batch_size=8,
+        run__checkpoint_every=40, optimizer__learning_rate=1e-2,
     )  # fmt: skip
     run = new_run(small, tmp_path / "run")
     result = finish(train(small, run))
     losses = [record["loss"] for record in read_lines(run / "metrics.jsonl")]
-    assert sum(losses[-5:]) / 5 < math.log(2) - 0.03
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert result.held_out is None
 
 

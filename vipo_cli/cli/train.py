@@ -150,7 +150,8 @@ def _introduction(recipe: "Recipe", run: Path) -> str:
         f"model   {recipe.model.name}, {part}",
         f"data    {_with_values(recipe.data.name, recipe.data.parameters)}",
         f"method  {_with_values(recipe.objective.method, recipe.objective.parameters)}",
-        f"steps   {recipe.run.steps} of {recipe.optimizer.batch_size} pairs; seed {recipe.run.seed}",
+        f"steps   {recipe.run.steps} of {recipe.optimizer.batch_size} pairs",
+        f"seed    {recipe.run.seed}",
         f"run     {run}",
     ]
     if recipe.model.name == "shapes-sd":

@@ -84,7 +84,7 @@ def first(pairs: Sequence[PreferencePair], limit: int | None) -> Sequence[Prefer
 
 
 def data_fingerprint(pairs: Sequence[PreferencePair]) -> str:
-    """Name the content of pairs: by the source's word, else by prompts and media (files by date)."""
+    """Name the content of pairs by the source's word, else by prompts and media, files by date."""
     own: str | None = getattr(pairs, "fingerprint", None)
     return own or fingerprint(
         [(pair.prompt, _identity(pair.winner), _identity(pair.loser)) for pair in pairs]

@@ -176,7 +176,7 @@ def _related(items: tuple[Item, ...], relation: str | None) -> bool:
 
 
 def perturb(rng: np.random.Generator, caption: Caption) -> Caption:
-    """Change one thing that a caption asks for: shape, count, colour, relation, or who owns what."""
+    """Change one thing that a caption asks for: shape, count, colour, relation or owner."""
     nouns = caption.nouns
     others = [shape for shape in SHAPES if shape not in {noun.shape for noun in nouns}]
     match caption.task:

@@ -60,7 +60,9 @@ def classify(region: Region) -> Detection:
     # rendered shapes, also mildly blurred and noisy ones, reach a best of 0.93, a lead of 0.08
     formed = 1 / (1 + np.exp(-40 * (best - 0.81)))
     distinct = 1 - np.exp(-(best - second) / 0.015)
-    return Detection(SHAPES[alike.argmax()], float(formed * distinct), region.box)
+    left, top, right, bottom = (float(edge) for edge in region.box)
+    score = float(formed * distinct)
+    return Detection(SHAPES[alike.argmax()], score, (left, top, right, bottom))
 
 
 def likenesses(region: Region) -> Floats:
@@ -78,9 +80,9 @@ def likenesses(region: Region) -> Floats:
     # through the same blur, so that it hardly matters how sharp the picture's own edges are
     down_blur, across_blur = _blur(len(rows)), _blur(len(columns))
     ideal = down_blur @ np.clip(0.5 - np.stack(outlines) * radius, 0, 1) @ across_blur
-    cover = down_blur @ cover @ across_blur
-    shared = np.minimum(ideal, cover).sum(axis=(2, 3))
-    together = ideal.sum(axis=(2, 3)) + cover.sum() - shared
+    seen = down_blur @ cover @ across_blur
+    shared = np.minimum(ideal, seen).sum(axis=(2, 3))
+    together = ideal.sum(axis=(2, 3)) + seen.sum() - shared
     best: Floats = (shared / together).max(axis=1)
     return best
 

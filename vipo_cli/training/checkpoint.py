@@ -143,12 +143,11 @@ def _save_weights(
 
 
 def _save_lora(folder: Path, family: Family, labels: Mapping[str, str]) -> None:
-    from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(family.denoiser))
+    layers = get_peft_model_state_dict(family.denoiser)
     part = family.denoiser_name
     family.pipeline.save_lora_weights(folder, **{f"{part}_lora_layers": layers})
     file = folder / LORA_FILE

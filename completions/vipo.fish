@@ -1,0 +1,1 @@
+complete --command vipo --no-files --arguments "(env _VIPO_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) vipo)" --condition "env _VIPO_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) vipo"
