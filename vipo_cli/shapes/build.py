@@ -2,7 +2,7 @@
 
     python -m vipo_cli.shapes.build parts out/untrained-sd
     vipo train --recipe shapes/pretrain-sd --model out/untrained-sd --out out/pretrained-sd
-    python -m vipo_cli.shapes.build pack out/pretrained-sd/checkpoints/step-007000
+    python -m vipo_cli.shapes.build pack out/pretrained-sd/checkpoints/step-005500
 
 The first command writes a complete Stable Diffusion pipeline whose UNet is still random; the second
 trains the UNet like any other model, with the project's own engine; the third puts the result in
