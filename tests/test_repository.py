@@ -59,7 +59,9 @@ def test_help_needs_nothing_heavy():
 
 def test_the_readme_holds_its_two_commands():
     text = (ROOT / "README.md").read_text()
-    block = re.search(r"<!-- first commands -->\n```bash\n(.*?)\n```\n<!-- end -->", text, re.DOTALL)
+    block = re.search(
+        r"<!-- first commands -->\n```bash\n(.*?)\n```\n<!-- end -->", text, re.DOTALL
+    )
     assert block is not None
     assert block[1].splitlines() == [
         "pip install -e . && vipo train --method poly-dpo --alpha 0.5",

@@ -142,7 +142,7 @@ def read_lines(source: Path) -> list[dict[str, Any]]:
 
 def environment() -> dict[str, Any]:
     """Return versions, interpreter and machine: what else a number may depend on."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in LIBRARIES:
         try:
             versions[name] = version(name)

@@ -157,7 +157,8 @@ def _place(rng: np.random.Generator, noun: Noun, count: int) -> Item:
     size = float(rng.uniform(*SIZES[count]))
     low, high = size / 2 + 0.03, 0.97 - size / 2
     assert noun.colour is not None
-    return Item(noun.shape, noun.colour, *rng.uniform(low, high, 2).tolist(), size)
+    x, y = rng.uniform(low, high, 2).tolist()
+    return Item(noun.shape, noun.colour, x, y, size)
 
 
 def _touching(a: Item, b: Item) -> bool:

@@ -80,14 +80,14 @@ def render(scene: Scene, size: int = SIZE, seed: int = 0) -> Pixels:
 
 def signed_distance(
     shape: str, dx: NDArray[np.float32], dy: NDArray[np.float32], radius: float
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating]:
     """Return the signed distance in pixels to a shape's outline, negative inside."""
     if shape == "circle":
         return np.hypot(dx, dy) - radius
     if shape == "square":
         return np.maximum(np.abs(dx), np.abs(dy)) - 0.9 * radius
     if shape == "triangle":  # isosceles, tip up, as high as it is wide
-        side = (2 * np.abs(dx) - dy - radius) / np.float32(5**0.5)
+        side: NDArray[np.floating] = (2 * np.abs(dx) - dy - radius) / 5**0.5
         return np.maximum(side, dy - radius)
     if shape == "cross":
         arm = 0.34 * radius

@@ -96,7 +96,8 @@ def plan(recipe: Recipe) -> Work[Plan]:
 def _stand_in(family: Family, count: int) -> tuple[EncodedPairs, float]:
     """Return random latents and prompts of the right shapes, and the seconds for one picture."""
     width, height = family.size
-    pixels = torch.zeros(ENCODED, 3, height, width, device=family.denoiser.device)
+    device = next(family.denoiser.parameters()).device
+    pixels = torch.zeros(ENCODED, 3, height, width, device=device)
     started = time.perf_counter()
     mean, _ = family.encode_media(pixels)
     seconds = (time.perf_counter() - started) / ENCODED
