@@ -87,8 +87,9 @@ def signed_distance(
     if shape == "square":
         return np.maximum(np.abs(dx), np.abs(dy)) - 0.9 * radius
     if shape == "triangle":  # isosceles, tip up, as high as it is wide
-        side: NDArray[np.floating] = (2 * np.abs(dx) - dy - radius) / 5**0.5
-        return np.maximum(side, dy - radius)
+        side = (2 * np.abs(dx) - dy - radius) / 5**0.5
+        outline: NDArray[np.floating] = np.maximum(side, dy - radius)
+        return outline
     if shape == "cross":
         arm = 0.34 * radius
         ax, ay = np.abs(dx), np.abs(dy)
