@@ -1,7 +1,9 @@
 """Recipes: the data that determines a run, checked as a whole before anything starts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vipo_cli.data import datasets
-from vipo_cli.errors import RecipeError, UnknownName, did_you_mean
+from vipo_cli.data.sources import find_source
+from vipo_cli.errors import RecipeError, UnknownName, VipoError
 from vipo_cli.models import find_model
 from vipo_cli.objectives import objectives
 from vipo_cli.registry import Registry
@@ -20,7 +23,7 @@ Positive = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A part of a recipe: unknown keys are errors, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -44,7 +47,7 @@ class Model(Section):
 class Data(BaseModel):
     """Which pairs are learnt from; a source's own parameters stand beside these."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     name: Annotated[str, Field(description="Registered name, hub id, or path of a data set.")] = (
         "shapes"
@@ -68,7 +71,7 @@ class Data(BaseModel):
 class Objective(BaseModel):
     """Which objective is minimised; its own parameters stand beside its name."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     method: Annotated[str, Field(description="Name of the objective.")] = "diffusion-dpo"
 
@@ -155,14 +158,43 @@ def find_recipe(name: str) -> Path:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """Read a recipe's YAML without judging it yet."""
+    """Read a recipe's YAML without judging its keys yet."""
+    return read_yaml(find_recipe(name), f"recipe `{name}`")
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.MarkedYAMLError(None, None, f"`{key.value}` stands twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(file: Path, origin: str) -> dict[str, Any]:
+    """Read the sections of a YAML file.
+
+    Raises:
+        RecipeError: the file cannot be read, is no YAML, or holds something other than sections.
+    """
     try:
-        content = yaml.safe_load(find_recipe(name).read_text())
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+    except OSError as error:
+        raise RecipeError(f"cannot read {origin}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe `{name}` is no YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"recipe `{name}` has no sections", hint="see vipo list recipes")
+        raise RecipeError(f"{origin} is not readable YAML: {_yaml_problem(error)}") from error
+    if not isinstance(content, dict) or not content:
+        known = ", ".join(Recipe.model_fields)
+        raise RecipeError(f"{origin} has no sections", hint=f"a recipe has the sections {known}")
     return content
+
+
+def _yaml_problem(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"line {mark.line + 1}: {problem}" if mark else problem
 
 
 def resolve_recipe(
@@ -177,26 +209,25 @@ def resolve_recipe(
     """Build the recipe of a run: a file, changed by flags and by `section.key` settings.
 
     `flags` are `alpha` and `beta` of the objective, `steps` and `seed` of the run; None: not given.
+    A setting of a model, data set or method does what the flag does, and wins over it.
 
     Without a name, the recipe that the model recommends is the start, else the defaults.
 
     Raises:
         RecipeError: names every problem at once.
     """
+    settings = dict(settings or {})
+    model = settings.pop("model.name", model)
+    data = settings.pop("data.name", data)
+    method = settings.pop("objective.method", method)
     if name is None:
-        recommended = find_model(model or Model().name).recipe
+        recommended = find_model(str(model or Model().name)).recipe
         content = read_recipe(recommended) if recommended else {}
-        origin = "the settings given"
+        origin = "the recipe of this run"
     else:
         content, origin = read_recipe(name), f"recipe `{name}`"
     content = deepcopy(content)
-    problems = [
-        f"{section}: must hold keys"
-        for section, keys in content.items()
-        if not isinstance(keys, dict)
-    ]
-    if problems:
-        raise RecipeError(f"{origin} is not valid", details=problems)
+    _require_sections(content, origin)
     if model is not None:
         content.setdefault("model", {})["name"] = model
     if data is not None and data != content.get("data", {}).get("name", Data().name):
@@ -205,12 +236,22 @@ def resolve_recipe(
         }
         content["data"] = kept | {"name": data}
     if method is not None:
-        content["objective"] = _change_method(content.get("objective", {}), method)
+        content["objective"] = _change_method(content.get("objective", {}), str(method))
     given = {key: value for key, value in (flags or {}).items() if value is not None}
-    for key, value in (_flag_settings(content, given) | dict(settings or {})).items():
+    for key, value in (_flag_settings(content, given) | settings).items():
         section, _, rest = key.partition(".")
-        content.setdefault(section, {})[rest or key] = value
+        content.setdefault(section, {})[rest] = value
     return check_recipe(content, origin)
+
+
+def _require_sections(content: Mapping[str, Any], origin: str) -> None:
+    problems = [
+        f"{section}: must hold keys with values{_got(keys)}"
+        for section, keys in content.items()
+        if not isinstance(keys, dict)
+    ]
+    if problems:
+        raise RecipeError(f"{origin} is not valid", details=problems)
 
 
 def _change_method(objective: dict[str, Any], method: str) -> dict[str, Any]:
@@ -224,11 +265,18 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     settings = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals or "." not in key:
+        section, _, rest = key.strip().partition(".")
+        if not (equals and section and rest):
             raise RecipeError(
                 f"cannot read the setting `{pair}`", hint="write --set section.key=value"
             )
-        settings[key.strip()] = yaml.safe_load(value)
+        try:
+            settings[f"{section}.{rest}"] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RecipeError(
+                f"cannot read the value of the setting `{pair}`",
+                hint="write a number, a word, or a list such as [1, 2]",
+            ) from error
     return settings
 
 
@@ -236,100 +284,159 @@ def check_recipe(content: Mapping[str, Any], origin: str = "the recipe") -> Reci
     """Turn plain data into a recipe.
 
     Raises:
-        RecipeError: lists every unknown key and bad value, those of method and data set included.
+        RecipeError: lists every unknown key, name and bad value, those of method and data included.
     """
-    problems: list[str] = []
-    hints: list[str] = []
+    _require_sections(content, origin)
+    found = _Problems()
     recipe: Recipe | None = None
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        for line, hint in _explain(error, "", Recipe):
-            problems.append(line)
-            hints += [hint] if hint else []
-    for section, registry, key in (("objective", objectives, "method"), ("data", datasets, "name")):
-        fixed: type[BaseModel] = Recipe.model_fields[section].annotation  # type: ignore[assignment]
-        given = dict(content.get(section) or {})
-        name = given.get(key, fixed.model_fields[key].default)
-        own = {k: v for k, v in given.items() if k not in fixed.model_fields}
-        found, more = _check_parameters(registry, str(name), own, section)
-        problems += found
-        hints += more
+        found.explain(error, "", Recipe)
+    given = {name: dict(content.get(name, {})) for name in ("model", "objective", "data")}
+    _check_model(found, given["model"].get("name", Model().name))
+    method = given["objective"].pop("method", Objective().method)
+    _check_parameters(found, objectives, "objective", method, given["objective"])
+    data = given["data"].get("name", Data().name)
+    own = {key: value for key, value in given["data"].items() if key not in Data.model_fields}
+    _check_parameters(found, datasets, "data", data, own)
     if recipe is not None and recipe.time.low >= recipe.time.high:
-        problems.append("time.low: must lie below time.high")
-    if problems or recipe is None:
-        raise RecipeError(
-            f"{origin} is not valid", details=problems, hint="; ".join(dict.fromkeys(hints)) or None
+        found.lines.append(
+            f"time.low: must be less than time.high, got `{recipe.time.low}` "
+            f"and `{recipe.time.high}`"
         )
+    if found.lines or recipe is None:
+        raise RecipeError(f"{origin} is not valid", details=found.lines, hint=found.hint())
     return _with_parameters(recipe)
 
 
+def _check_model(found: "_Problems", name: Any) -> None:
+    if isinstance(name, str):  # anything else is told already
+        try:
+            find_model(name)
+        except VipoError as error:
+            found.add_error("model.name", error)
+
+
 def _check_parameters(
-    registry: Registry[Any], name: str, given: dict[str, Any], section: str
-) -> tuple[list[str], list[str]]:
-    """Check the parameters of a method or data set by name; paths and hub ids take none."""
-    if section == "data" and name not in registry:  # a path or a hub id: opened by the data layer
-        name, given = "files", given | {"path": name}
-    if name not in registry:
-        error = UnknownName(registry.kind, name, registry.names())
-        return [f"{section}: {error.message}"], [error.hint or ""]
+    found: "_Problems", registry: Registry[Any], section: str, name: Any, given: dict[str, Any]
+) -> None:
+    """Check the parameters of a method or data set."""
+    if not isinstance(name, str):  # told already
+        return
     try:
+        if section == "data":
+            name, said = find_source(name)
+            given = given | said
         schema = registry.parameters(name)
+    except VipoError as error:
+        found.add_error("data.name" if section == "data" else "objective.method", error)
+        return
+    try:
         schema.model_validate(given)
     except ValidationError as error:
-        lines, hints = [], []
-        for line, hint in _explain(error, f"{section}.", schema):
-            lines.append(line)
-            hints += [hint] if hint else []
-        return lines, hints + _who_has(registry, error, section)
-    return [], []
+        found.explain(error, f"{section}.", schema)
+        for problem in error.errors():
+            key = str(problem["loc"][0])
+            owners = _owners(registry, key)
+            if problem["type"] == "extra_forbidden" and owners:
+                found.hints.append(f"{registry.kind}s with `{key}`: {', '.join(owners)}")
 
 
-def _who_has(registry: Registry[Any], error: ValidationError, section: str) -> list[str]:
-    """Name the entries that do have a parameter which the chosen one lacks."""
-    if section != "objective":
-        return []
-    hints = []
-    for problem in error.errors():
-        key = str(problem["loc"][0])
-        owners = _owners(registry, key)
-        if problem["type"] == "extra_forbidden" and owners:
-            hints.append(f"methods with `{key}`: {', '.join(owners)}")
-    return hints
+class _Problems:
+    """What is wrong with a recipe, in lines that a user can act on."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.hints: list[str] = []
+        self._near: list[str] = []
+
+    def hint(self) -> str | None:
+        """Return all advice, each piece once."""
+        near = f"did you mean {', '.join(dict.fromkeys(self._near))}?" if self._near else ""
+        return "\n".join(dict.fromkeys([*([near] if near else []), *self.hints])) or None
+
+    def add_error(self, key: str, error: VipoError) -> None:
+        """Add what another part of the engine says about a key."""
+        self.lines.append(f"{key}: {error.message}")
+        self.hints += [error.hint] if error.hint else []
+
+    def explain(self, error: ValidationError, prefix: str, schema: type[BaseModel]) -> None:
+        """Add pydantic's findings, one line a key, in our own words."""
+        by_key: dict[str, list[Any]] = {}
+        depth = 1 if prefix else 2  # deeper, pydantic names the alternatives of a union
+        for problem in error.errors():
+            key = prefix + ".".join(str(part) for part in problem["loc"][:depth])
+            by_key.setdefault(key, []).append(problem)
+        for key, problems in by_key.items():
+            if problems[0]["type"] == "extra_forbidden":
+                kind = "key" if "." in key else "section"
+                self.lines.append(f"{key}: unknown {kind}")
+                if near := _nearest(key, prefix, schema):
+                    self._near.append(f"`{near}`")
+                continue
+            deepest = max(len(problem["loc"]) for problem in problems)
+            chosen = [problem for problem in problems if len(problem["loc"]) == deepest]
+            words = dict.fromkeys(_in_words(problem) for problem in chosen)
+            got = "" if chosen[0]["type"] in ("value_error", "missing") else _got(chosen[0]["input"])
+            self.lines.append(f"{key}: {' or '.join(words)}{got}")
 
 
-def _explain(
-    error: ValidationError, prefix: str, schema: type[BaseModel]
-) -> Iterator[tuple[str, str | None]]:
-    """Turn pydantic's findings into lines a user can act on, each with a hint or None."""
-    seen = set()
-    for problem in error.errors():
-        path = [str(part) for part in problem["loc"]]
-        if prefix:  # below a parameter, pydantic names the alternatives of a union
-            path = path[:1]
-        key = prefix + ".".join(path)
-        if problem["type"] == "extra_forbidden":
-            known = _keys(schema, path[:-1])
-            near = did_you_mean(path[-1], known)
-            yield (
-                f"{key}: unknown key",
-                (near.replace(path[-1], key).strip() or None) if near else None,
-            )
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            message = message[0].lower() + message[1:].replace("Input should be", "must be")
-            message = message.replace("input should be", "must be")
-            got = "" if "got" in message else f", got `{problem['input']}`"
-            line = f"{key}: {message}{got}"
-            if key not in seen:
-                yield line, None
-            seen.add(key)
+def _nearest(key: str, prefix: str, schema: type[BaseModel]) -> str | None:
+    """Return the key that was probably meant: one much like it, or its like in another section."""
+    section, dot, name = key.rpartition(".")
+    known = list(schema.model_fields)
+    if section and not prefix:
+        known = list(_sections()[section.partition(".")[0]].model_fields)
+    elif prefix == "data.":  # what the section itself holds stands beside the source's parameters
+        known += Data.model_fields
+    near = get_close_matches(name, known, n=1)
+    if near:
+        return f"{section}{dot}{near[0]}"
+    elsewhere = [other for other, keys in _sections().items() if name in keys.model_fields]
+    return f"{elsewhere[0]}.{name}" if elsewhere else None
 
 
-def _keys(schema: type[BaseModel], path: list[str]) -> list[str]:
-    for part in path:
-        schema = schema.model_fields[part].annotation  # type: ignore[assignment]
-    return list(schema.model_fields)
+@cache
+def _sections() -> dict[str, type[BaseModel]]:
+    return {name: type(field.default) for name, field in Recipe.model_fields.items()}
+
+
+WORDS = {
+    "missing": "is required",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "literal_error": "must be {expected}",
+    "value_error": "{error}",
+    "finite_number": "must be a finite number",
+    "too_short": "must hold at least {min_length} values",
+    "too_long": "must hold at most {max_length} values",
+    "list_type": "must be a list",
+    "invalid_key": "must be a word",
+}
+"""What pydantic finds, in words for people."""
+
+KINDS = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "string": "must be text",
+}
+
+
+def _in_words(problem: Any) -> str:
+    kind = problem["type"]
+    if kind in WORDS:
+        return WORDS[kind].format(**problem.get("ctx", {}))
+    words = KINDS.get(kind.partition("_")[0])
+    return words or problem["msg"][0].lower() + problem["msg"][1:]
+
+
+def _got(value: Any) -> str:
+    return ", got nothing" if value is None else f", got `{value}`"
 
 
 def _with_parameters(recipe: Recipe) -> Recipe:

@@ -80,4 +80,5 @@ class Registry(Generic[T]):
             for key, argument in inspect.signature(entry).parameters.items()
             if argument.kind is argument.KEYWORD_ONLY
         }
-        return create_model(name, __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+        strict = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+        return create_model(name, __config__=strict, **fields)

@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -92,7 +92,8 @@ def writing(target: Path) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # a read-only place refuses even to remove what is not there
+                temporary.unlink()
 
 
 def unwritable(target: Path, error: OSError) -> VipoError:

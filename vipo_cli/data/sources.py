@@ -35,15 +35,22 @@ def open_pairs(name: str, parameters: Mapping[str, Any] | None = None) -> Sequen
         DataError: parameters that the source does not take, or data that cannot be used as it is.
         MissingWeights: data that are neither on this machine nor to be had from here.
     """
-    chosen = dict(parameters or {})
+    entry, own = find_source(name)
+    return datasets[entry](**_checked(entry, name, dict(parameters or {}) | own))
+
+
+def find_source(name: str) -> tuple[str, dict[str, str]]:
+    """Return the registered data set that a name stands for, and what the name says of it.
+
+    Raises:
+        UnknownName: neither a registered name nor a path nor a hub id.
+    """
     if name in datasets:
-        return datasets[name](**_checked(name, name, chosen))
-    if Path(name).expanduser().exists() or _matching(name):
-        return files(**_checked("files", name, chosen | {"path": name}))
-    if not _looks_like_path(name) and HUB_ID.fullmatch(name):
-        return hub(**_checked("hub", name, chosen | {"repo": name}))
-    if _looks_like_path(name):
-        raise DataError(f"no such file or folder: `{name}`")
+        return name, {}
+    if Path(name).expanduser().exists() or _looks_like_path(name) or _matching(name):
+        return "files", {"path": name}
+    if HUB_ID.fullmatch(name):
+        return "hub", {"repo": name}
     raise UnknownName("data set", name, datasets.names())
 
 

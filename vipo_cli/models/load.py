@@ -1,7 +1,8 @@
 """From a registered name, a hub id or a folder to a pipeline and its family."""
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -47,6 +48,8 @@ models: Registry[Callable[[], ModelSpec]] = Registry(
 FAMILIES = {"StableDiffusionPipeline": "vipo_cli.models.sd:StableDiffusion"}
 """Pipeline class in `model_index.json` to the adapter that trains it."""
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
 
 def find_model(name: str) -> ModelSpec:
     """Resolve a registered name, a folder in diffusers layout, or a hub id.
@@ -65,7 +68,7 @@ def find_model(name: str) -> ModelSpec:
                 hint="give the folder that `pipeline.save_pretrained` wrote",
             )
         return ModelSpec(name, str(folder))
-    if name.count("/") == 1 and not name.startswith((".", "/")) and not name.endswith("/"):
+    if HUB_ID.fullmatch(name):
         return ModelSpec(name, name)
     raise UnknownName("model", name, models.names())
 
@@ -77,25 +80,30 @@ def load_pipeline(spec: ModelSpec) -> Any:
         ModelError: the files are damaged or make no pipeline.
         MissingWeights: a hub id that is neither cached nor to be reached.
     """
+    import diffusers
     import torch
-    from diffusers import DiffusionPipeline
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from safetensors import SafetensorError
 
     _quieten()
     options: dict[str, Any] = {}
-    if _pipeline_class(spec) == "StableDiffusionPipeline":
+    kind = _pipeline_class(spec)
+    if kind is not None and not hasattr(diffusers, kind):
+        raise ModelError(
+            f"`{spec.name}` is a {kind}, which diffusers {diffusers.__version__} does not have"
+        )
+    if kind == "StableDiffusionPipeline":
         options = {"safety_checker": None, "requires_safety_checker": False}
     try:
-        return DiffusionPipeline.from_pretrained(
+        return diffusers.DiffusionPipeline.from_pretrained(
             spec.source, use_safetensors=True, dtype=torch.float32, **options
         )
-    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
-        raise MissingWeights(
-            f"the weights of `{spec.name}` are not on this machine and the hub cannot be reached",
-            hint=f"on a machine with a network: hf download {spec.source}",
-        ) from error
     except (SafetensorError, OSError, ValueError) as error:
+        if kind is None and any(map(_is_hub_failure, _chain(error))):
+            raise MissingWeights(
+                f"the weights of `{spec.name}` are not on this machine and the hub does not give "
+                "them",
+                hint=f"on a machine with a network: hf download {spec.source}",
+            ) from error
         raise ModelError(
             f"cannot load the model `{spec.name}`: {str(error).splitlines()[0]}",
             hint="the folder may be incomplete: compare it with where it came from",
@@ -105,16 +113,34 @@ def load_pipeline(spec: ModelSpec) -> Any:
 def load_family(name: str) -> Family:
     """Load a model and wrap it in the adapter of its kind."""
     spec = find_model(name)
+    _refuse_unsupported(name, _pipeline_class(spec))
     pipeline = load_pipeline(spec)
     kind = type(pipeline).__name__
-    if kind not in FAMILIES:
+    _refuse_unsupported(name, kind)
+    module, _, attribute = FAMILIES[kind].partition(":")
+    family: Family = getattr(import_module(module), attribute)(pipeline)
+    return family
+
+
+def _refuse_unsupported(name: str, kind: str | None) -> None:
+    if kind is not None and kind not in FAMILIES:
         raise ModelError(
             f"`{name}` is a {kind}, which cannot be trained yet",
             hint=f"supported: {', '.join(sorted(FAMILIES))}",
         )
-    module, _, attribute = FAMILIES[kind].partition(":")
-    family: Family = getattr(import_module(module), attribute)(pipeline)
-    return family
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and all that led to it; diffusers wraps what the hub says."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_hub_failure(error: BaseException) -> bool:
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    return isinstance(error, (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError))
 
 
 def _quieten() -> None:
@@ -133,7 +159,10 @@ def _pipeline_class(spec: ModelSpec) -> str | None:
     if not index.is_file():
         return None
     try:
-        name: str | None = json.loads(index.read_text()).get("_class_name")
-    except json.JSONDecodeError as error:
-        raise ModelError(f"`{index}` is damaged: {error}") from error
-    return name
+        name = json.loads(index.read_text())["_class_name"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"`{index}` is damaged: it names no pipeline",
+            hint="compare the folder with where it came from",
+        ) from error
+    return str(name)

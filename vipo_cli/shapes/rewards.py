@@ -18,7 +18,7 @@ from vipo_cli.shapes.detector import ShapesDetector
 from vipo_cli.shapes.regions import Region, find_regions, ground, grown, nearest_hues
 from vipo_cli.shapes.scene import BACKGROUNDS, COLOURS
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same picture may score differently."""
 
 Measure = Callable[[Pixels, str], float]
@@ -39,11 +39,13 @@ class PictureReward:
         return fingerprint({"reward": self.name, "version": VERSION, "detector": detector})
 
     def score(self, media: Sequence[bytes], prompts: Sequence[str]) -> NDArray[np.float64]:
-        """Measure each picture; NaN for one that cannot be decoded."""
+        """Measure each picture; NaN for one that cannot be decoded, or from another world."""
         pairs = zip(media, prompts, strict=True)
         return np.array([self._one(data, prompt) for data, prompt in pairs], np.float64)
 
     def _one(self, data: bytes, prompt: str) -> float:
+        if parse_caption(prompt) is None:  # whatever it shows, it is not for these rewards
+            return float("nan")
         try:
             return self.measure(np.asarray(decode(data)), prompt)
         except DataError:
@@ -51,7 +53,7 @@ class PictureReward:
 
 
 def alignment() -> Reward:
-    """Share of what the caption asks for that is there, in [0, 1]; NaN for foreign captions."""
+    """Share of what the caption asks for that is there, in [0, 1]."""
     return PictureReward("shapes-alignment", "alignment", measure_alignment)
 
 
@@ -78,8 +80,7 @@ def cleanliness() -> Reward:
 def measure_alignment(pixels: Pixels, prompt: str) -> float:
     """Return the share of a caption's requests that a picture meets."""
     caption = parse_caption(prompt)
-    if caption is None:
-        return float("nan")
+    assert caption is not None
     met = _met_counting(pixels, caption) if caption.count > 1 else _met_nouns(pixels, caption)
     if caption.background:
         shades = np.array(list(BACKGROUNDS.values()), np.float32)

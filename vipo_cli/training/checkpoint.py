@@ -21,7 +21,7 @@ from torch import Tensor
 from vipo_cli import __version__
 from vipo_cli.errors import ModelError, VipoError
 from vipo_cli.models.family import Family
-from vipo_cli.run import writing
+from vipo_cli.run import unwritable, writing
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
@@ -46,11 +46,16 @@ def save(
         labels: provenance for the header of the weights file.
         keep: how many checkpoints stay.
     """
+    from safetensors import SafetensorError
+
     target = run / "checkpoints" / f"step-{step:06d}"
-    with writing(target) as folder:
-        folder.mkdir(parents=True)
-        _save_weights(folder, family, average, labels)
-        _save_state(folder / "resume", step, family, optimizer, average)
+    try:
+        with writing(target) as folder:
+            folder.mkdir(parents=True)
+            _save_weights(folder, family, average, labels)
+            _save_state(folder / "resume", step, family, optimizer, average)
+    except SafetensorError as error:  # in which safetensors wraps a full disk
+        raise unwritable(target, OSError(str(error))) from error
     for old in checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return target

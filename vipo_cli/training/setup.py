@@ -162,7 +162,8 @@ def split(prompts: NDArray[np.int64], held_out: int) -> tuple[NDArray[np.int64],
     kept_back = rank < chosen
     if kept_back.all():
         raise DataError(
-            f"{len(prompts)} pairs are too few to keep {held_out} back",
+            f"{len(prompts):,} pairs over {len(counts):,} prompts are too few to keep "
+            f"{held_out:,} pairs back",
             hint="--set data.held_out=0 trains on all of them",
         )
     return np.flatnonzero(~kept_back), np.flatnonzero(kept_back)
