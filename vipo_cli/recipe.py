@@ -15,7 +15,7 @@ from vipo_cli.data.sources import find_source
 from vipo_cli.errors import RecipeError, UnknownName, VipoError
 from vipo_cli.models import find_model
 from vipo_cli.objectives import objectives
-from vipo_cli.registry import Registry
+from vipo_cli.registry import Registry, findings, got
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -166,10 +166,12 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        seen = set()
         for key, _ in node.value:
-            if keys.count(key.value) > 1:
-                raise yaml.MarkedYAMLError(None, None, f"`{key.value}` stands twice", key.start_mark)
+            if key.value in seen:
+                problem = f"`{key.value}` stands twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 
@@ -180,7 +182,7 @@ def read_yaml(file: Path, origin: str) -> dict[str, Any]:
         RecipeError: the file cannot be read, is no YAML, or holds something other than sections.
     """
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise RecipeError(f"cannot read {origin}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -246,7 +248,7 @@ def resolve_recipe(
 
 def _require_sections(content: Mapping[str, Any], origin: str) -> None:
     problems = [
-        f"{section}: must hold keys with values{_got(keys)}"
+        f"{section}: must hold keys with values, {got(keys)}"
         for section, keys in content.items()
         if not isinstance(keys, dict)
     ]
@@ -336,10 +338,9 @@ def _check_parameters(
         schema.model_validate(given)
     except ValidationError as error:
         found.explain(error, f"{section}.", schema)
-        for problem in error.errors():
-            key = str(problem["loc"][0])
+        for key, words in findings(error).items():
             owners = _owners(registry, key)
-            if problem["type"] == "extra_forbidden" and owners:
+            if words is None and owners:
                 found.hints.append(f"{registry.kind}s with `{key}`: {', '.join(owners)}")
 
 
@@ -362,24 +363,16 @@ class _Problems:
         self.hints += [error.hint] if error.hint else []
 
     def explain(self, error: ValidationError, prefix: str, schema: type[BaseModel]) -> None:
-        """Add pydantic's findings, one line a key, in our own words."""
-        by_key: dict[str, list[Any]] = {}
+        """Add pydantic's findings, one line a key."""
         depth = 1 if prefix else 2  # deeper, pydantic names the alternatives of a union
-        for problem in error.errors():
-            key = prefix + ".".join(str(part) for part in problem["loc"][:depth])
-            by_key.setdefault(key, []).append(problem)
-        for key, problems in by_key.items():
-            if problems[0]["type"] == "extra_forbidden":
-                kind = "key" if "." in key else "section"
-                self.lines.append(f"{key}: unknown {kind}")
-                if near := _nearest(key, prefix, schema):
-                    self._near.append(f"`{near}`")
+        for key, words in findings(error, depth).items():
+            key = f"{prefix}{key}"
+            if words is not None:
+                self.lines.append(f"{key}: {words}")
                 continue
-            deepest = max(len(problem["loc"]) for problem in problems)
-            chosen = [problem for problem in problems if len(problem["loc"]) == deepest]
-            words = dict.fromkeys(_in_words(problem) for problem in chosen)
-            got = "" if chosen[0]["type"] in ("value_error", "missing") else _got(chosen[0]["input"])
-            self.lines.append(f"{key}: {' or '.join(words)}{got}")
+            self.lines.append(f"{key}: unknown {'key' if '.' in key else 'section'}")
+            if near := _nearest(key, prefix, schema):
+                self._near.append(f"`{near}`")
 
 
 def _nearest(key: str, prefix: str, schema: type[BaseModel]) -> str | None:
@@ -400,43 +393,6 @@ def _nearest(key: str, prefix: str, schema: type[BaseModel]) -> str | None:
 @cache
 def _sections() -> dict[str, type[BaseModel]]:
     return {name: type(field.default) for name, field in Recipe.model_fields.items()}
-
-
-WORDS = {
-    "missing": "is required",
-    "greater_than": "must be greater than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be at most {le}",
-    "multiple_of": "must be a multiple of {multiple_of}",
-    "literal_error": "must be {expected}",
-    "value_error": "{error}",
-    "finite_number": "must be a finite number",
-    "too_short": "must hold at least {min_length} values",
-    "too_long": "must hold at most {max_length} values",
-    "list_type": "must be a list",
-    "invalid_key": "must be a word",
-}
-"""What pydantic finds, in words for people."""
-
-KINDS = {
-    "int": "must be a whole number",
-    "float": "must be a number",
-    "bool": "must be true or false",
-    "string": "must be text",
-}
-
-
-def _in_words(problem: Any) -> str:
-    kind = problem["type"]
-    if kind in WORDS:
-        return WORDS[kind].format(**problem.get("ctx", {}))
-    words = KINDS.get(kind.partition("_")[0])
-    return words or problem["msg"][0].lower() + problem["msg"][1:]
-
-
-def _got(value: Any) -> str:
-    return ", got nothing" if value is None else f", got `{value}`"
 
 
 def _with_parameters(recipe: Recipe) -> Recipe:

@@ -1,12 +1,12 @@
 """Names to functions: built-in ones by list, plugins by entry point, loaded on first use."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from vipo_cli.errors import UnknownName
 
@@ -82,3 +82,65 @@ class Registry(Generic[T]):
         }
         strict = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
         return create_model(name, __config__=strict, **fields)
+
+
+WORDS = {
+    "missing": "is required",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "must be {expected}",
+    "value_error": "{error}",
+    "finite_number": "must be a finite number",
+    "too_short": "must hold {min_length} or more values",
+    "list_type": "must be a list",
+    "invalid_key": "must be a word",
+}
+"""What pydantic finds, in words for people."""
+
+KINDS = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "string": "must be text",
+}
+
+
+def findings(error: ValidationError, depth: int = 1) -> dict[str, str | None]:
+    """Return what is wrong by key, in words that name the value; None is an unknown key.
+
+    Args:
+        error: what pydantic raised.
+        depth: parts of a key; below them pydantic names the alternatives of a union.
+    """
+    by_key: dict[str, list[Any]] = {}
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"][:depth])
+        by_key.setdefault(key, []).append(problem)
+    return {key: _in_words(problems) for key, problems in by_key.items()}
+
+
+def _in_words(problems: Sequence[Any]) -> str | None:
+    """Put the problems of one key in words; those of the alternative that came furthest."""
+    deepest = max(len(problem["loc"]) for problem in problems)
+    chosen = [problem for problem in problems if len(problem["loc"]) == deepest]
+    kind = chosen[0]["type"]
+    if kind == "extra_forbidden":
+        return None
+    words = " or ".join(dict.fromkeys(map(_word, chosen)))
+    complete = kind in ("missing", "value_error")  # a validator's own words name the value
+    return words if complete else f"{words}, {got(chosen[0]['input'])}"
+
+
+def _word(problem: Any) -> str:
+    kind: str = problem["type"]
+    if kind in WORDS:
+        return WORDS[kind].format(**problem.get("ctx", {}))
+    message: str = problem["msg"]
+    return KINDS.get(kind.partition("_")[0]) or message[0].lower() + message[1:]
+
+
+def got(value: Any) -> str:
+    """Say which value was found."""
+    return "got nothing" if value is None else f"got `{value}`"

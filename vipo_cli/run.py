@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -33,14 +33,19 @@ Work = Generator[Progress, None, T]
 """Long work: yields its progress, returns its result."""
 
 
-def finish(work: Work[T]) -> T:
-    """Run long work to its end without watching."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+def finish(work: Work[T], watch: Callable[[Progress], None] = lambda _: None) -> T:
+    """Run long work to its end and return its result; `watch` sees the progress.
+
+    Whatever `watch` raises closes the work, so that it can save what it has.
+    """
+    try:
+        while True:
+            watch(next(work))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        work.close()
 
 
 LIBRARIES = ("vipo", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy")

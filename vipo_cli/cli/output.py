@@ -3,15 +3,17 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from vipo_cli.errors import Interrupted, VipoError
-from vipo_cli.run import Work
+from vipo_cli.run import Progress, Work, finish
 
 T = TypeVar("T")
+Draw = Callable[[Progress], None]
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only identifiers or paths.")]
@@ -52,75 +54,73 @@ class Output:
             sys.stderr.write(f"\n{_colour('hint:', 36)} {error.hint}\n")
 
     def follow(self, work: Work[T], until: Callable[[], bool] = lambda: False) -> T:
-        """Run long work with a bar a stage on a terminal, and return its result.
+        """Run long work, with a bar a stage on a terminal, and return its result.
 
         As soon as `until` says so the work is closed, and Interrupted raised.
         """
-        if self.quiet or not sys.stderr.isatty():
-            return self._follow_silently(work, until)
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TaskID,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bars
+        with self._stages() if self.quiet or not sys.stderr.isatty() else _bars() as draw:
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        tasks: dict[str, TaskID] = {}
-        with Bars(*columns, console=Console(stderr=True)) as bars:
-            while True:
-                try:
-                    progress = next(work)
-                except StopIteration as end:
-                    result: T = end.value
-                    return result
-                _stop_if(until, work)
-                if progress.stage not in tasks:
-                    tasks[progress.stage] = bars.add_task(
-                        progress.stage, total=progress.total, rate="", note=""
-                    )
-                task = tasks[progress.stage]
-                speed = bars.tasks[task].speed
-                rate = f"{speed:.1f}/s" if speed else ""
-                bars.update(
-                    task,
-                    completed=progress.done,
-                    total=progress.total,
-                    rate=rate,
-                    note=progress.note,
-                )
+            def watch(progress: Progress) -> None:
+                if until():
+                    raise Interrupted("stopped on request")
+                draw(progress)
 
-    def _follow_silently(self, work: Work[T], until: Callable[[], bool]) -> T:
-        stage = ""
-        while True:
-            try:
-                progress = next(work)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            _stop_if(until, work)
-            if progress.stage != stage:
-                stage = progress.stage
-                self.note(f"{stage} ({progress.total}) ...")
+            return finish(work, watch)
+
+    @contextmanager
+    def _stages(self) -> Iterator[Draw]:
+        """Tell of each stage once, where there is no terminal to draw bars on."""
+        stages: set[str] = set()
+
+        def draw(progress: Progress) -> None:
+            if progress.stage not in stages:
+                stages.add(progress.stage)
+                self.note(f"{progress.stage} ({progress.total}) ...")
+
+        yield draw
 
 
-def _stop_if(until: Callable[[], bool], work: Work[T]) -> None:
-    if until():
-        work.close()
-        raise Interrupted("stopped on request")
+@contextmanager
+def _bars() -> Iterator[Draw]:
+    """Draw a bar for each stage, with rate and time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+
+        def draw(progress: Progress) -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bars.add_task(progress.stage, rate="", note="")
+            task = tasks[progress.stage]
+            speed = bars.tasks[task].speed
+            bars.update(
+                task,
+                completed=progress.done,
+                total=progress.total,
+                rate=f"{speed:.1f}/s" if speed else "",
+                note=progress.note,
+            )
+
+        yield draw
 
 
 def _colour(text: str, code: int) -> str:

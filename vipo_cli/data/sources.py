@@ -15,6 +15,7 @@ from vipo_cli.data.pair import PreferencePair
 from vipo_cli.data.parquet import open_parquet
 from vipo_cli.data.usable import Broken, Usable, usable_pairs
 from vipo_cli.errors import DataError, MissingWeights, UnknownName, did_you_mean
+from vipo_cli.registry import findings
 
 __all__ = ["Broken", "Usable", "files", "hub", "open_pairs", "pickapic_v2", "usable_pairs"]
 
@@ -168,16 +169,12 @@ def _checked(entry: str, name: str, parameters: Mapping[str, Any]) -> dict[str, 
         valid = model(**parameters)
     except ValidationError as error:
         known = list(model.model_fields)
-        problems, unknown = [], []
-        for each in error.errors():
-            key = ".".join(str(part) for part in each["loc"])
-            unknown += [key] if each["type"] == "extra_forbidden" else []
-            what = "unknown parameter" if key in unknown else each["msg"].lower()
-            problems.append(f"{key}: {what}, got `{parameters.get(key)}`")
+        problems = findings(error)
+        unknown = [key for key, words in problems.items() if words is None]
         guess = did_you_mean(unknown[0], known) if unknown else ""
         raise DataError(
             f"the parameters of data set `{name}` are not valid",
-            details=problems,
+            details=[f"{key}: {words or 'unknown parameter'}" for key, words in problems.items()],
             hint=f"{guess}it takes: {', '.join(known)}",
         ) from error
     return {key: getattr(valid, key) for key in model.model_fields}
