@@ -416,7 +416,7 @@ def _flag_settings(content: Mapping[str, Any], flags: Mapping[str, Any]) -> dict
         if key in Run.model_fields:
             settings[f"run.{key}"] = value
             continue
-        if key not in objectives.parameters(method).model_fields:
+        if key not in objectives.parameters(str(method)).model_fields:
             raise RecipeError(
                 f"method `{method}` has no `--{key}`",
                 hint=f"methods that have it: {', '.join(_owners(objectives, key))}",

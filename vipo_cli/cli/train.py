@@ -23,6 +23,10 @@ EPILOG = (
 )
 
 
+SHOWN = 5
+"""How many broken pairs are named."""
+
+
 def train(
     recipe: Annotated[
         str | None, typer.Option(help="Shipped recipe or YAML file to start from.")
@@ -61,8 +65,8 @@ def train(
     """Fine-tune a generator on preference pairs."""
     output = Output(json=json, quiet=quiet)
     if resume is not None:
-        given = (recipe, method, model, data, alpha, beta, steps, seed, out, set_ or None)
-        if any(value is not None for value in given):
+        given = (recipe, method, model, data, alpha, beta, steps, seed, out, set_, dry_run or None)
+        if any(value not in (None, []) for value in given):
             raise typer.BadParameter(
                 "takes everything from the run's own recipe", param_hint="--resume"
             )
@@ -120,6 +124,8 @@ def _train(output: Output, recipe: "Recipe | None", place: Path | None) -> None:
             hint=f"go on: vipo train --resume {run}",
         ) from error
     output.result(document(recipe, result), _summary(recipe, result), [str(run)])
+    if result.broken:
+        output.warn(_left_out(result))
 
 
 @contextmanager
@@ -167,10 +173,19 @@ def _with_values(name: str, parameters: dict[str, Any]) -> str:
     return f"{name} ({values})" if values else name
 
 
+def _left_out(result: "Result") -> str:
+    lines = [f"{len(result.broken):,} pairs have broken media and were left out"]
+    lines += [f"  {each}" for each in result.broken[:SHOWN]]
+    if len(result.broken) > SHOWN:
+        lines.append(f"  and {len(result.broken) - SHOWN:,} more")
+    return "\n".join(lines)
+
+
 def _summary(recipe: "Recipe", result: "Result") -> str:
     lines = [f"trained {recipe.model.name} with {recipe.objective.method}: {result.steps} steps"]
+    lines += [f"left out {count:,} rows: {reason}" for reason, count in result.dropped.items()]
     if result.broken:
-        lines.append(f"left out {len(result.broken)} broken pairs")
+        lines.append(f"left out {len(result.broken):,} broken pairs")
     lines.append(f"loss {result.final['loss']:.4f} over the last steps")
     if held_out := result.held_out:
         low, high = held_out["ci95"]

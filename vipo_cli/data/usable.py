@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from vipo_cli.data.lazy import Subset
 from vipo_cli.data.pair import PreferencePair
 from vipo_cli.errors import DataError
-from vipo_cli.media import decode, media_bytes
+from vipo_cli.media import Media, decode, media_bytes
 from vipo_cli.run import Progress, Work
 
 
@@ -76,6 +76,11 @@ def why_broken(pair: PreferencePair) -> str:
         try:
             decode(media_bytes(media))
         except DataError as error:
-            where = "" if isinstance(media, bytes) else f" `{media}`"
-            return f"{side}{where}: {error.message}"
+            return blame(side, media, error)
     return ""
+
+
+def blame(side: str, media: Media, error: DataError) -> str:
+    """Say which medium of a pair is broken, and how."""
+    told = isinstance(media, bytes) or str(media) in error.message
+    return f"{side}: {error.message}" if told else f"{side} `{media}`: {error.message}"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vipo_cli import media
 from vipo_cli.data.pair import PreferencePair
-from vipo_cli.data.usable import Broken, refuse_broken
+from vipo_cli.data.usable import Broken, blame, refuse_broken
 from vipo_cli.errors import DataError
 from vipo_cli.models.family import Condition, Family
 from vipo_cli.run import Progress, Work, cache_home, fingerprint, write_json, writing
@@ -143,13 +143,16 @@ def _decode_new(
 ) -> dict[str, NDArray[np.uint8]]:
     """Decode those pictures of a pair that have no row yet, by content."""
     fresh = {}
-    for medium in (pair.winner, pair.loser):
+    for side, medium in (("winner", pair.winner), ("loser", pair.loser)):
         if medium is None:
             continue
-        data = media.media_bytes(medium)
-        name = media.content_hash(data)
-        if name not in rows:
-            fresh[name] = media.read_image(data, *size)
+        try:
+            data = media.media_bytes(medium)
+            name = media.content_hash(data)
+            if name not in rows:
+                fresh[name] = media.read_image(data, *size)
+        except DataError as error:
+            raise DataError(blame(side, medium, error)) from error
     return fresh
 
 

@@ -23,8 +23,9 @@ from vipo_cli.training.step import Draw, PairBatch, pair_errors, sample_errors, 
 TRAINING, HELD_OUT = 0, 1
 """Streams of random numbers."""
 HELD_OUT_DRAWS = 4
+FIRST_STEPS = 20
 EXPLODED = 10.0
-"""A prediction error this many times that of the first steps ends a run."""
+"""A prediction error this many times the largest of the first steps ends a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def draw_batch(
 
 def losses(
     setup: Setup, batch: PairBatch, draw: Draw
-) -> tuple[Float[Tensor, " b"], Float[Tensor, "metrics b"]]:
+) -> tuple[Float[Tensor, " b"], Float[Tensor, "b metrics"]]:
     """Return each pair's loss, and its detached errors and margin for the records."""
     with setup.accelerator.autocast():
         if setup.on_pairs:
@@ -124,7 +125,7 @@ def losses(
         else:
             single = sample_errors(setup.family, batch, draw)
             metrics, loss = [single.policy], setup.objective(single)
-    return loss, torch.stack([loss, *metrics]).detach()
+    return loss, torch.stack([loss, *metrics], 1).detach()
 
 
 def update(setup: Setup, step: int) -> StepRecord:
@@ -157,7 +158,7 @@ def update(setup: Setup, step: int) -> StepRecord:
     optimizer.zero_grad()
     _move_average(setup, step)
 
-    mean = accelerator.gather_for_metrics(torch.cat(collected, 1)).mean(1)
+    mean = accelerator.gather_for_metrics(torch.cat(collected)).mean(0)
     values = [float(value) for value in torch.cat([mean, norm.reshape(1)]).tolist()]
     loss_value, policy_w, gradient_norm = values[0], values[1], values[-1]
     pair_values: list[float | None] = list(values[2:-1]) if setup.on_pairs else [None] * 5
@@ -208,7 +209,7 @@ def measure_held_out(setup: Setup) -> HeldOut | None:
         for repeat in range(HELD_OUT_DRAWS):
             first = repeat * len(setup.held_out) + start
             drawn = draw_batch(setup, pairs, 0, HELD_OUT, range(first, first + len(pairs)))
-            scores.append(losses(setup, *drawn)[1][-1])
+            scores.append(losses(setup, *drawn)[1][:, -1])
         values.append(torch.stack(scores).mean(0).cpu().numpy())
     prompts = setup.pairs.prompt[setup.held_out]
     interval = clustered_mean(np.concatenate(values).astype(np.float64), prompts)
@@ -229,16 +230,13 @@ def steps(setup: Setup, run: Path, start: int = 0) -> Generator[StepRecord, None
         TrainingDiverged: with what was seen; the last good checkpoint stays.
     """
     recipe = setup.recipe
-    done, usual = start, math.nan
+    done, first_errors = start, []
     try:
         for step in range(start, recipe.run.steps):
             record = update(setup, step)
-            usual = (
-                record.policy_w
-                if math.isnan(usual)
-                else max(usual, record.policy_w if step < start + 20 else 0)
-            )
-            _refuse_divergence(record, usual, run)
+            if len(first_errors) < FIRST_STEPS:
+                first_errors.append(record.policy_w)
+            _refuse_divergence(record, max(first_errors), run)
             done = record.step
             append_line(run / "metrics.jsonl", asdict(record))
             if done % recipe.run.held_out_every == 0 or done == recipe.run.steps:

@@ -3,19 +3,20 @@
 import json
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from vipo_cli.data.lazy import dropped
 from vipo_cli.data.pair import PreferencePair
 from vipo_cli.data.sources import open_pairs
 from vipo_cli.data.usable import Broken
 from vipo_cli.errors import VipoError
-from vipo_cli.recipe import Recipe, check_recipe
+from vipo_cli.recipe import Recipe, check_recipe, read_yaml
 from vipo_cli.run import Progress, Work, environment, read_lines, write_json, writing
 from vipo_cli.training import checkpoint, loop
 from vipo_cli.training.cache import EncodedPairs
@@ -31,7 +32,8 @@ class Result:
 
     Attributes:
         run, checkpoint: where it lies.
-        broken: pairs left out.
+        broken: pairs left out because their media cannot be decoded.
+        dropped: how many rows of the source are no pairs, by reason.
         final: means over the last records.
         held_out: the last measurement on held-out pairs, or None.
         steps: updates in total.
@@ -42,6 +44,7 @@ class Result:
     run: Path
     checkpoint: Path
     broken: tuple[Broken, ...]
+    dropped: Mapping[str, int]
     final: dict[str, float | None]
     held_out: dict[str, Any] | None
     steps: int
@@ -82,32 +85,45 @@ def read_run(run: Path) -> Recipe:
     Raises:
         VipoError: the directory holds no run.
     """
-    try:
-        content = yaml.safe_load((run / "recipe.yaml").read_text())
-    except OSError as error:
+    file = run / "recipe.yaml"
+    if not file.is_file():
         raise VipoError(
             f"`{run}` holds no run: `recipe.yaml` is missing", hint="vipo train starts a new one"
-        ) from error
-    return check_recipe(content, f"`{run / 'recipe.yaml'}`")
+        )
+    return check_recipe(read_yaml(file, f"`{file}`"), f"`{file}`")
 
 
 def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Work[Result]:
     """Train a recipe to its end in a run directory.
 
-    Closing the work early writes a checkpoint to go on from.
+    Closing the work early writes a checkpoint to go on from. Where data or model are at fault, the
+    directory of a new run is taken away again.
     """
-    pairs = open_pairs(recipe.data.name, recipe.data.parameters)
-    yield Progress("loading the model", 0, 1)
-    setup = yield from prepare(recipe, pairs)
-    start = _resume(run, setup) if resume else 0
-    write_json(run / "provenance.json", provenance(recipe, pairs, setup))
+    try:
+        pairs = open_pairs(recipe.data.name, recipe.data.parameters)
+        yield Progress("loading the model", 0, 1)
+        setup = yield from prepare(recipe, pairs)
+        start = _resume(run, setup) if resume else 0
+        write_json(run / "provenance.json", provenance(recipe, pairs, setup))
+    except Exception:
+        if not resume:
+            _take_away(run)
+        raise
     training = loop.steps(setup, run, start)
     try:
         for record in training:
             yield Progress("training", record.step, recipe.run.steps, _note(record))
     finally:
         training.close()
-    return summarise(recipe, run, setup.pairs)
+    return summarise(recipe, run, setup.pairs, dropped(pairs))
+
+
+def _take_away(run: Path) -> None:
+    """Remove the directory of a run that never began; what others put into it stays."""
+    for name in ("recipe.yaml", "provenance.json"):
+        (run / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        run.rmdir()
 
 
 def _resume(run: Path, setup: Setup) -> int:
@@ -128,7 +144,7 @@ def _resume(run: Path, setup: Setup) -> int:
 def _note(record: loop.StepRecord) -> str:
     note = f"loss {record.loss:.4f}"
     if record.implicit_accuracy is not None:
-        note += f"  implicit accuracy {record.implicit_accuracy:.2f}"
+        note += f", accuracy {record.implicit_accuracy:.2f}"
     return note
 
 
@@ -153,7 +169,7 @@ def provenance(recipe: Recipe, pairs: Sequence[PreferencePair], setup: Setup) ->
     }
 
 
-def summarise(recipe: Recipe, run: Path, pairs: EncodedPairs) -> Result:
+def summarise(recipe: Recipe, run: Path, pairs: EncodedPairs, dropped: Mapping[str, int]) -> Result:
     """Read the outcome of a finished run from its own files."""
     lines = read_lines(run / "metrics.jsonl")
     records = [line for line in lines if "loss" in line]
@@ -169,6 +185,7 @@ def summarise(recipe: Recipe, run: Path, pairs: EncodedPairs) -> Result:
         run=run,
         checkpoint=newest,
         broken=pairs.broken,
+        dropped=dropped,
         final=final,
         held_out=measured[-1] if measured else None,
         steps=recipe.run.steps,
@@ -200,6 +217,7 @@ def document(recipe: Recipe, result: Result) -> dict[str, Any]:
         "steps": result.steps,
         "pairs_seen": seen,
         "broken_pairs": len(result.broken),
+        "dropped_rows": dict(result.dropped),
         "final": result.final,
         "held_out": held_out or None,
         "throughput": {
