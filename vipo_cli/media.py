@@ -41,9 +41,9 @@ def decode(data: bytes) -> Image.Image:
         DataError: the bytes are no picture, are cut short, or unpack to an unreasonable size.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # whatever can be decoded is good enough
-            with Image.open(io.BytesIO(data)) as picture:
-                return picture.convert("RGB")
+        # whatever can be decoded is good enough
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as picture:
+            return picture.convert("RGB")
     except UnidentifiedImageError as error:
         raise DataError("not a picture") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -61,7 +61,7 @@ def find_model(name: str) -> ModelSpec:
     if name in models:
         return models[name]()
     folder = Path(name)
-    if folder.is_dir():
+    if name and folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise ModelError(
                 f"`{name}` holds no diffusers pipeline: `model_index.json` is missing",
