@@ -4,6 +4,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+# check every annotated shape of the mathematics while testing; it costs nothing in production
+install_import_hook(
+    ["vipo_cli.objectives", "vipo_cli.schedules", "vipo_cli.models", "vipo_cli.training.step"],
+    "beartype.beartype",
+)
 
 torch.set_num_threads(1)
 

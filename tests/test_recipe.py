@@ -163,7 +163,9 @@ def test_a_hub_id_takes_what_hub_data_take():
 def test_alpha_below_minus_one_is_refused_with_the_reason():
     error = refused(resolve_recipe, method="poly-dpo", flags={"alpha": -1.5})
     assert "the gradient changes sign" in error.details[0]
-    assert resolve_recipe(method="poly-dpo", flags={"alpha": -1}).objective.parameters["alpha"] == -1
+    assert (
+        resolve_recipe(method="poly-dpo", flags={"alpha": -1}).objective.parameters["alpha"] == -1
+    )
 
 
 def test_a_flag_that_the_method_lacks_names_the_methods_that_have_it():

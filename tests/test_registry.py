@@ -113,9 +113,12 @@ def test_parameters_are_the_keyword_only_arguments(bends):
             {"sides": "must be a list or must be a whole number, got `x`"},
         ),
         ({"style": "s", "sides": [1, "x"]}, {"sides": "must be a whole number, got `x`"}),
-        ({"angle": "inf", "text": 1}, {"angle": "must be a finite number, got `inf`", "text": None, "style": "is required"}),
+        (
+            {"angle": "inf", "text": 1},
+            {"angle": "must be a finite number, got `inf`", "text": None, "style": "is required"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_parameters_is_told_in_words(bends, given, words):
     with pytest.raises(ValidationError) as caught:
         bends.parameters("plain")(**given)

@@ -1,5 +1,6 @@
 """What must hold of the repository as a whole."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -24,8 +25,6 @@ def test_the_layers_point_downwards():
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completions_are_fresh(shell, tmp_path):
     """To renew one: _VIPO_COMPLETE=source_SHELL vipo > completions/vipo.SHELL, less blank ends."""
-    import os
-
     found = subprocess.run(
         [VIPO], env=os.environ | {"_VIPO_COMPLETE": f"source_{shell}"}, capture_output=True,
         text=True, cwd=tmp_path,
@@ -36,11 +35,10 @@ def test_completions_are_fresh(shell, tmp_path):
 def test_bash_completion_offers_the_verbs(tmp_path):
     if shutil.which("bash") is None:
         pytest.skip("no bash")
-    import os
-
     found = subprocess.run(
         [VIPO], capture_output=True, text=True, cwd=tmp_path,
-        env=os.environ | {"_VIPO_COMPLETE": "complete_bash", "COMP_WORDS": "vipo ", "COMP_CWORD": "1"},
+        env=os.environ
+        | {"_VIPO_COMPLETE": "complete_bash", "COMP_WORDS": "vipo ", "COMP_CWORD": "1"},
     )  # fmt: skip
     assert set(found.stdout.split()) >= {"train", "data", "eval", "analyze", "list"}
 
@@ -52,7 +50,8 @@ def test_the_changelog_heads_with_this_version():
 
 
 def test_help_needs_nothing_heavy():
-    code = "import sys, vipo_cli.cli; print([m for m in ('torch', 'numpy', 'pydantic', 'rich', 'PIL') if m in sys.modules])"
+    heavy = ("torch", "numpy", "pydantic", "rich", "PIL")
+    code = f"import sys, vipo_cli.cli; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

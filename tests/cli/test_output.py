@@ -1,3 +1,4 @@
+import io
 import json
 import sys
 
@@ -24,11 +25,22 @@ def said(capsys):
     return speak
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 @pytest.fixture
-def terminal(monkeypatch, capsys):
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+def terminal(monkeypatch):
+    """Return a function that puts a terminal in the place of stderr, and returns it."""
+
+    def open_terminal():
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        return sys.stderr
+
+    return open_terminal
 
 
 def work(stages=("one", "two"), closed=None):
@@ -60,15 +72,11 @@ def test_notes_are_for_people_and_their_logs(said):
 
 def test_warnings_and_errors_come_through_in_every_mode(said):
     error = VipoError("`x` is wrong", hint="try y", details=["x.a: no", "x.b: no"])
-    assert set(said(lambda output: output.warn("careful")).values()) == {
-        ("", "warning: careful\n")
-    }
+    assert set(said(lambda output: output.warn("careful")).values()) == {("", "warning: careful\n")}
     assert set(said(lambda output: output.error(error)).values()) == {
         ("", "error: `x` is wrong\n  x.a: no\n  x.b: no\n\nhint: try y\n")
     }
-    assert set(said(lambda output: output.error(VipoError("no"))).values()) == {
-        ("", "error: no\n")
-    }
+    assert set(said(lambda output: output.error(VipoError("no"))).values()) == {("", "error: no\n")}
 
 
 def test_long_work_is_told_by_stage_where_there_is_no_terminal(said):
@@ -80,27 +88,29 @@ def test_long_work_is_told_by_stage_where_there_is_no_terminal(said):
 
 
 def test_long_work_has_a_bar_on_a_terminal(terminal, capsys):
+    screen = terminal()
     assert Output().follow(work()) == "result"
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "one" in err
-    assert "2/2" in err
-    assert "loss 0.5" in err
+    for text in ("one", "two", "2/2", "loss 0.5"):
+        assert text in screen.getvalue()
+    screen = terminal()
     assert Output(quiet=True).follow(work()) == "result"
-    assert capsys.readouterr() == ("", "")
+    assert screen.getvalue() == capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_work_is_closed_when_a_stop_is_asked_for(terminal, quiet):
+    terminal()
     closed, looks = [], iter([False, True])
     with pytest.raises(Interrupted):
         Output(quiet=quiet).follow(work(closed=closed), until=lambda: next(looks))
     assert closed == [True]
 
 
-def test_colour_is_for_terminals_and_can_be_refused(terminal, capsys, monkeypatch):
+def test_colour_is_for_terminals_and_can_be_refused(terminal, monkeypatch):
+    screen = terminal()
     Output().error(VipoError("no"))
-    assert capsys.readouterr().err == "\033[1;31merror:\033[0m no\n"
+    assert screen.getvalue() == "\033[1;31merror:\033[0m no\n"
+    screen = terminal()
     monkeypatch.setenv("NO_COLOR", "")
     Output().error(VipoError("no"))
-    assert capsys.readouterr().err == "error: no\n"
+    assert screen.getvalue() == "error: no\n"

@@ -220,10 +220,10 @@ def test_a_place_that_is_taken_is_left_alone(train, run_copy, tmp_path):
 
 
 def test_a_read_only_place_is_told(fails, monkeypatch):
-    def refuse(_):
+    def refuse(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(run.os, "fsync", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     error = fails(*FEW)
     assert error.startswith("error: cannot write `")
     assert "Read-only file system" in error

@@ -153,7 +153,7 @@ def test_an_unsupported_pipeline_is_refused_before_its_weights_are_read(copy, ki
 def test_a_pipeline_that_diffusers_lacks_is_told(copy):
     file = copy / "model_index.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": "NoSuchPipeline"}))
-    with pytest.raises(ModelError, match="which diffusers .* does not have"):
+    with pytest.raises(ModelError, match=r"which diffusers .* does not have"):
         load_pipeline(find_model(str(copy)))
 
 

@@ -29,7 +29,7 @@ def errors_with_margin(margin):
 @pytest.mark.parametrize(("alpha", "z", "loss", "slope"), GOLDEN)
 def test_poly_dpo_golden_values_and_slopes(alpha, z, loss, slope):
     margin = torch.tensor([z], dtype=torch.float64, requires_grad=True)
-    value = objectives["poly-dpo"](errors_with_margin(margin), beta=2.0, alpha=alpha)
+    value = objectives["poly-dpo"](errors_with_margin(margin), beta=2.0, alpha=float(alpha))
     value.sum().backward()
     assert value.item() == pytest.approx(loss, abs=1e-6)
     assert margin.grad.item() == pytest.approx(slope, abs=1e-6)
@@ -120,7 +120,7 @@ def test_swapping_winner_and_loser_turns_p_into_one_minus_p():
 def test_loss_falls_as_the_margin_grows():
     margin = torch.linspace(-4, 4, 81, dtype=torch.float64)
     for alpha in (-1.0, -0.5, 0.0, 1.0, 8.0):
-        loss = objectives["poly-dpo"](errors_with_margin(margin), beta=2.0, alpha=alpha)
+        loss = objectives["poly-dpo"](errors_with_margin(margin), beta=2.0, alpha=float(alpha))
         assert (loss.diff() < 0).all()
 
 

@@ -82,5 +82,6 @@ def why_broken(pair: PreferencePair) -> str:
 
 def blame(side: str, media: Media, error: DataError) -> str:
     """Say which medium of a pair is broken, and how."""
-    told = isinstance(media, bytes) or str(media) in error.message
-    return f"{side}: {error.message}" if told else f"{side} `{media}`: {error.message}"
+    if isinstance(media, bytes) or str(media) in error.message:
+        return f"{side}: {error.message}"
+    return f"{side} `{media}`: {error.message}"

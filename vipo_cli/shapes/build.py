@@ -2,7 +2,7 @@
 
     python -m vipo_cli.shapes.build parts out/untrained-sd
     vipo train --recipe shapes/pretrain-sd --model out/untrained-sd --out out/pretrained-sd
-    python -m vipo_cli.shapes.build pack out/pretrained-sd/checkpoints/step-005500
+    python -m vipo_cli.shapes.build pack out/pretrained-sd/checkpoints/step-004500
 
 The first command writes a complete Stable Diffusion pipeline whose UNet is still random; the second
 trains the UNet like any other model, with the project's own engine; the third puts the result in
@@ -258,7 +258,7 @@ def make_unet(seed: int = 0) -> Any:
 
 def build(out: Path) -> Work[Path]:
     """Write the pipeline with a random UNet, its other parts trained, to a folder."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     tokenizer = make_tokenizer()
     text_encoder = yield from train_text_encoder(tokenizer)
@@ -268,9 +268,9 @@ def build(out: Path) -> Work[Path]:
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=make_unet(),
-        scheduler=DDIMScheduler(
+        scheduler=DPMSolverMultistepScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-            clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+            timestep_spacing="trailing", steps_offset=1,
         ),
         safety_checker=None,
         feature_extractor=None,
@@ -286,6 +286,9 @@ def pack(checkpoint: Path, out: Path = ASSETS / "shapes-sd") -> Path:
 
     pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, safety_checker=None)
     pipeline.to(dtype=torch.float16).save_pretrained(out, safe_serialization=True)
+    for file in out.rglob("*.json"):  # diffusers notes where a model was loaded from
+        lines = file.read_text().splitlines()
+        file.write_text("".join(f"{line}\n" for line in lines if "_name_or_path" not in line))
     return out
 
 

@@ -11,8 +11,8 @@ def shapes_sd() -> ModelSpec:
         "shapes-sd",
         str(Path(__file__).parent / "assets" / "shapes-sd"),
         recipe="shapes/preference",
-        sampling_steps=20,
-        guidance=3.0,
+        sampling_steps=12,
+        guidance=1.5,
         prompts="shapes",
         licence="Apache-2.0",
     )

@@ -230,7 +230,8 @@ def steps(setup: Setup, run: Path, start: int = 0) -> Generator[StepRecord, None
         TrainingDiverged: with what was seen; the last good checkpoint stays.
     """
     recipe = setup.recipe
-    done, first_errors = start, []
+    done = start
+    first_errors: list[float] = []
     try:
         for step in range(start, recipe.run.steps):
             record = update(setup, step)
