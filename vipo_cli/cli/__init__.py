@@ -46,7 +46,7 @@ def vipo(
 def main() -> None:
     """Run the command line and turn the errors meant for users into exit statuses."""
     try:
-        app()
+        app(prog_name="vipo")
     except VipoError as error:
         if os.environ.get("VIPO_DEBUG") == "1":
             raise
