@@ -90,7 +90,7 @@ def test_mistyped_words_are_wrong_usage_and_suggest(vipo, words, meant):
 
 def test_errors_have_status_1_and_interruptions_130(vipo, monkeypatch):
     def fail(error):
-        def app():
+        def app(prog_name):
             raise error
 
         monkeypatch.setattr(cli, "app", app)
