@@ -104,7 +104,11 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
     lines: list[str] = []
     for word in text.split():
         if font.getlength(word) > width and (parts := _BREAKS.split(word))[1:]:
-            lines += _wrap(" ".join(parts), font, width)
+            lines.append("")
+            for part in parts:
+                if lines[-1] and font.getlength(lines[-1] + part) > width:
+                    lines.append("")
+                lines[-1] += part
             continue
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(longer) <= width:
