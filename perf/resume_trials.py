@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from safetensors.numpy import load_file
+
 VIPO = Path(sys.executable).with_name("vipo")
 
 
@@ -37,9 +39,14 @@ def start(out: Path, steps: int) -> list[str]:
 
 
 def digest(run: Path) -> str:
+    """Hash all tensors; not the files, since safetensors orders the keys of a header at random."""
     last = sorted((run / "checkpoints").glob("step-*"))[-1]
-    files = ("pytorch_lora_weights.safetensors", "resume/state.safetensors")
-    return hashlib.sha256(b"".join((last / file).read_bytes() for file in files)).hexdigest()
+    found = hashlib.sha256()
+    for file in ("pytorch_lora_weights.safetensors", "resume/state.safetensors"):
+        for name, tensor in sorted(load_file(last / file).items()):
+            found.update(name.encode())
+            found.update(tensor.tobytes())
+    return found.hexdigest()
 
 
 def main() -> None:
