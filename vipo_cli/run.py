@@ -3,13 +3,10 @@
 import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -148,6 +145,9 @@ def read_lines(source: Path) -> list[dict[str, Any]]:
 
 def environment() -> dict[str, Any]:
     """Return versions, interpreter and machine: what else a number may depend on."""
+    import platform  # here and below: --help must not wait for these
+    from importlib.metadata import PackageNotFoundError, version
+
     versions: dict[str, str | None] = {}
     for name in LIBRARIES:
         try:
@@ -164,6 +164,8 @@ def environment() -> dict[str, Any]:
 
 def _commit() -> str | None:
     """Return the commit of the source tree this package is imported from, if it is one."""
+    import subprocess
+
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
