@@ -5,6 +5,7 @@ import pytest
 from tests.painter import write_base, write_lora, write_run
 from vipo_cli.errors import ModelError, UnknownName, VipoError
 from vipo_cli.evaluation.target import check_safetensors, find_target, target_fingerprint
+from vipo_cli.models import find_model
 
 
 @pytest.fixture
@@ -34,7 +35,9 @@ def test_a_full_checkpoint_is_loaded_itself_and_sampled_like_its_base(tmp_path):
     write_base(run / "checkpoints" / "step-000007")
     target = find_target(str(run))
     assert target.spec.source == str(run / "checkpoints" / "step-000007")
-    assert (target.spec.sampling_steps, target.spec.prompts) == (20, "shapes")
+    base = find_model("shapes-sd")
+    assert target.spec.sampling_steps == base.sampling_steps
+    assert (target.spec.guidance, target.spec.prompts) == (base.guidance, "shapes")
     assert (target.lora, target.base) == (None, "shapes-sd")
 
 
