@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vipo_cli.data.lazy import data_fingerprint
 from vipo_cli.data.pair import PreferencePair
-from vipo_cli.errors import DataError
+from vipo_cli.errors import DataError, VipoError
 from vipo_cli.models import Family, load_family
 from vipo_cli.objectives import PairErrors, objectives
 from vipo_cli.recipe import Recipe
@@ -73,10 +73,20 @@ def prepare(recipe: Recipe, pairs: Sequence[PreferencePair]) -> Work[Setup]:
 
 
 def start_accelerator(recipe: Recipe) -> Any:
-    """Return accelerate's view of devices, processes and precision."""
+    """Return accelerate's view of devices, processes and precision.
+
+    Raises:
+        VipoError: started on several processes, which nothing here has been tested on.
+    """
     from accelerate import Accelerator
 
-    return Accelerator(mixed_precision="bf16" if recipe.model.precision == "bf16" else "no")
+    accelerator = Accelerator(mixed_precision="bf16" if recipe.model.precision == "bf16" else "no")
+    if accelerator.num_processes > 1:
+        raise VipoError(
+            f"training on {accelerator.num_processes} processes is not supported yet",
+            hint="start vipo train by itself, without a launcher",
+        )
+    return accelerator
 
 
 def load_frozen(recipe: Recipe, accelerator: Any) -> Family:
