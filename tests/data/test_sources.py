@@ -4,9 +4,9 @@ import pytest
 
 from vipo_cli.data import hub_files
 from vipo_cli.data.pair import PreferencePair
-from vipo_cli.data.sources import open_pairs, usable_pairs
+from vipo_cli.data.sources import open_pairs
+from vipo_cli.data.usable import Broken, refuse_broken, why_broken
 from vipo_cli.errors import DataError, MissingWeights, UnknownName
-from vipo_cli.run import finish
 
 
 def test_opens_a_registered_set_with_checked_parameters():
@@ -64,32 +64,28 @@ def test_the_whole_deadline_leaves_room_below_ten_seconds():
     assert hub_files.DEADLINE_SECONDS <= 7
 
 
-def test_broken_pairs_are_left_out_and_named(columns, tmp_path):
+def test_broken_pairs_are_named_with_side_path_and_reason(columns, tmp_path):
     good = columns["jpg_0"][0]
     text = tmp_path / "text.jpg"
     text.write_text("not a picture at all")
-    pairs = [PreferencePair("p", good, good)] * 4
-    pairs[1] = PreferencePair("p", good, good[: len(good) // 2])
-    pairs[2] = PreferencePair("p", text, good)
-    usable = finish(usable_pairs(pairs, limit=0.5))
-    assert list(usable.pairs) == [pairs[0], pairs[3]]
-    assert [broken.index for broken in usable.broken] == [1, 2]
-    assert "loser: broken picture" in usable.broken[0].reason
-    assert f"winner `{text}`: not a picture" in usable.broken[1].reason
+    assert why_broken(PreferencePair("p", good, good)) == ""
+    cut = PreferencePair("p", good, good[: len(good) // 2])
+    assert "loser: broken picture" in why_broken(cut)
+    assert f"winner `{text}`: not a picture" in why_broken(PreferencePair("p", text, good))
 
 
 def test_too_many_broken_pairs_are_an_error(columns):
-    good = PreferencePair("p", columns["jpg_0"][0], columns["jpg_1"][0])
     bad = PreferencePair("p", b"", columns["jpg_1"][0])
+    broken = [Broken(8, why_broken(bad))]
     with pytest.raises(DataError) as caught:
-        finish(usable_pairs([good] * 8 + [bad]))
+        refuse_broken(broken, 9, limit=0.05)
     assert caught.value.message.startswith("1 of 9 pairs have broken media, more than the limit")
     assert caught.value.details == ("pair 8: winner: not a picture",)
-    assert finish(usable_pairs([good] * 20 + [bad])).broken
-    for none_usable in ([], [bad]):
+    refuse_broken(broken, 21, limit=0.05)
+    for found, pairs in (([], 0), (broken, 1)):
         with pytest.raises(DataError):
-            finish(usable_pairs(none_usable, limit=1.0))
+            refuse_broken(found, pairs, limit=1.0)
 
 
 def test_single_samples_are_usable(columns):
-    assert len(finish(usable_pairs([PreferencePair("p", columns["jpg_0"][0])])).pairs) == 1
+    assert why_broken(PreferencePair("p", columns["jpg_0"][0])) == ""

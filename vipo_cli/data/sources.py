@@ -13,11 +13,8 @@ from vipo_cli.data.lazy import LazyPairs
 from vipo_cli.data.listing import open_folders, open_table
 from vipo_cli.data.pair import PreferencePair
 from vipo_cli.data.parquet import open_parquet
-from vipo_cli.data.usable import Broken, Usable, usable_pairs
 from vipo_cli.errors import DataError, MissingWeights, UnknownName, did_you_mean
 from vipo_cli.registry import findings
-
-__all__ = ["Broken", "Usable", "files", "hub", "open_pairs", "pickapic_v2", "usable_pairs"]
 
 PICKAPIC = "yuvalkirstain/pickapic_v2"
 TABLES = (".csv", ".jsonl")

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vipo_cli.data.lazy import Subset
 from vipo_cli.data.pair import PreferencePair
 from vipo_cli.errors import DataError
 from vipo_cli.media import Media, decode, media_bytes
-from vipo_cli.run import Progress, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,36 +17,6 @@ class Broken:
 
     def __str__(self) -> str:
         return f"pair {self.index}: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class Usable:
-    """The pairs that can be decoded, still read lazily, and those that cannot."""
-
-    pairs: Subset
-    broken: tuple[Broken, ...]
-
-
-def usable_pairs(pairs: Sequence[PreferencePair], limit: float = 0.05) -> Work[Usable]:
-    """Decode every medium once and leave out the pairs that have a broken one.
-
-    Args:
-        pairs: any pairs.
-        limit: largest share of broken pairs that is put up with.
-
-    Raises:
-        DataError: there are no pairs, none is usable, or more than `limit` are broken.
-    """
-    rows: list[int] = []
-    broken: list[Broken] = []
-    for index in range(len(pairs)):
-        if reason := why_broken(pairs[index]):
-            broken.append(Broken(index, reason))
-        else:
-            rows.append(index)
-        yield Progress("check media", index + 1, len(pairs))
-    refuse_broken(broken, len(pairs), limit)
-    return Usable(Subset(pairs, rows), tuple(broken))
 
 
 def refuse_broken(broken: Sequence[Broken], pairs: int, limit: float) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vipo_cli import __version__
-from vipo_cli.errors import ModelError, VipoError
+from vipo_cli.errors import ModelError
 from vipo_cli.models.family import Family
 from vipo_cli.run import unwritable, writing
 
@@ -209,15 +209,3 @@ def clear_leftovers(run: Path) -> None:
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
-
-
-__all__ = [
-    "VipoError",
-    "checkpoints",
-    "clear_leftovers",
-    "latest",
-    "load",
-    "save",
-    "trainable",
-    "verify",
-]
