@@ -30,10 +30,8 @@ def list_(json: Json = False, quiet: Quiet = False) -> None:
     """List the data sets that have a name; files, folders and hub ids work as well."""
     from vipo_cli.data import datasets
 
-    entries = {name: datasets.summary(name) for name in datasets.names()}
-    width = max(map(len, entries))
-    text = "\n".join(f"{name:{width}}  {summary}" for name, summary in entries.items())
-    Output(json=json, quiet=quiet).result(entries, text, list(entries))
+    output = Output(json=json, quiet=quiet)
+    output.entries({name: datasets.summary(name) for name in datasets.names()})
 
 
 @app.command(

@@ -19,10 +19,7 @@ Name = Annotated[str | None, typer.Argument(help="One of them, to see its parame
 def _show(registry: Any, name: str | None, output: Output) -> None:
     """Print a registry's entries with a line each, or the parameters of one."""
     if name is None:
-        entries = {entry: registry.summary(entry) for entry in registry.names()}
-        width = max(map(len, entries))
-        text = "\n".join(f"{entry:{width}}  {summary}" for entry, summary in entries.items())
-        output.result(entries, text, list(entries))
+        output.entries({entry: registry.summary(entry) for entry in registry.names()})
         return
     fields = registry.parameters(name).model_fields
     lines = [registry.summary(name), *(_describe(key, field) for key, field in fields.items())]
@@ -71,8 +68,7 @@ def rewards(json: Json = False, quiet: Quiet = False) -> None:
 def benchmarks(json: Json = False, quiet: Quiet = False) -> None:
     """List the benchmarks that vipo eval runs."""
     entries = {"geneval": "Object-focused prompts over six tasks, judged by a detector."}
-    text = "\n".join(f"{name}  {summary}" for name, summary in entries.items())
-    Output(json=json, quiet=quiet).result(entries, text, list(entries))
+    Output(json=json, quiet=quiet).entries(entries)
 
 
 @app.command(epilog="Example: vipo list recipes")
@@ -84,6 +80,4 @@ def recipes(json: Json = False, quiet: Quiet = False) -> None:
     for name in recipe_names():
         first = find_recipe(name).read_text().partition("\n")[0]
         entries[name] = first.removeprefix("#").strip()
-    width = max(map(len, entries))
-    text = "\n".join(f"{name:{width}}  {summary}" for name, summary in entries.items())
-    Output(json=json, quiet=quiet).result(entries, text, list(entries))
+    Output(json=json, quiet=quiet).entries(entries)

@@ -36,6 +36,12 @@ class Output:
             sys.stdout.write(text.rstrip("\n") + "\n")
         sys.stdout.flush()
 
+    def entries(self, entries: dict[str, str]) -> None:
+        """Print names with a line each as the result of a command."""
+        width = max(map(len, entries))
+        lines = [f"{name:{width}}  {summary}" for name, summary in entries.items()]
+        self.result(entries, "\n".join(lines), list(entries))
+
     def note(self, text: str) -> None:
         """Tell what is going on, to stderr; silent under --quiet."""
         if not self.quiet:
