@@ -23,6 +23,6 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    from tests.tiny import tiny_sd
+    from tests.tiny.sd import build
 
-    return tiny_sd(tmp_path_factory.mktemp("models") / "tiny")
+    return build(tmp_path_factory.mktemp("models") / "tiny")

@@ -7,13 +7,20 @@ from PIL import Image
 
 from vipo_cli.errors import DataError
 from vipo_cli.media import (
+    Framing,
+    Probe,
+    Size,
     contact_sheet,
     content_hash,
     decode,
+    encode_clip,
     encode_png,
     enlarge,
     media_bytes,
-    read_image,
+    probe,
+    read_framed,
+    stills,
+    verify,
 )
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
@@ -23,6 +30,10 @@ def encoded(picture, form="PNG", **options):
     buffer = io.BytesIO()
     picture.save(buffer, form, **options)
     return buffer.getvalue()
+
+
+def read(data, width, height):
+    return read_framed(data, Size(width, height))[0]
 
 
 def test_png_gives_back_the_pixels_and_always_the_same_bytes():
@@ -40,7 +51,7 @@ def test_any_mode_becomes_rgb(mode):
     picture = grey.convert("I") if mode == "I;16" else Image.fromarray(PIXELS).convert(mode)
     data = encoded(picture, "TIFF" if mode in ("CMYK", "I;16") else "PNG")
     assert decode(data).mode == "RGB"
-    assert read_image(data, 8, 8).shape == (8, 8, 3)
+    assert read(data, 8, 8).shape == (8, 8, 3)
 
 
 def test_a_palette_with_transparency_is_no_cause_for_a_warning():
@@ -82,14 +93,14 @@ def test_a_decompression_bomb_is_refused(monkeypatch):
 
 
 def test_an_exact_size_is_left_alone():
-    assert np.array_equal(read_image(encode_png(PIXELS), 40, 24), PIXELS)
+    assert np.array_equal(read(encode_png(PIXELS), 40, 24), PIXELS)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (33, 32), (31, 47), (64, 64)])
 @pytest.mark.parametrize("wanted", [(32, 32), (24, 48)])
 def test_any_size_fills_the_frame(size, wanted):
     picture = Image.new("RGB", size, (10, 200, 30))
-    pixels = read_image(encoded(picture), *wanted)
+    pixels = read(encoded(picture), *wanted)
     assert pixels.shape == (wanted[1], wanted[0], 3)
     assert pixels.dtype == np.uint8
     assert (pixels == (10, 200, 30)).all()
@@ -98,10 +109,57 @@ def test_any_size_fills_the_frame(size, wanted):
 def test_the_centre_is_kept():
     stripes = np.zeros((30, 90, 3), np.uint8)
     stripes[:, 30:60] = 255  # the middle third is white
-    assert (read_image(encode_png(stripes), 30, 30) == 255).all()
-    assert read_image(encode_png(stripes), 10, 10).mean() > 245  # bicubic rings at the border
+    assert (read(encode_png(stripes), 30, 30) == 255).all()
+    assert read(encode_png(stripes), 10, 10).mean() > 245  # bicubic rings at the border
     tall = stripes.transpose(1, 0, 2)
-    assert (read_image(encode_png(tall), 30, 30) == 255).all()
+    assert (read(encode_png(tall), 30, 30) == 255).all()
+
+
+def test_the_framing_says_what_was_kept():
+    assert read_framed(encode_png(PIXELS), Size(40, 24))[1] == Framing(
+        (40, 24), (0, 0), Size(40, 24)
+    )
+    _, framing = read_framed(encode_png(PIXELS), Size(48, 48))
+    assert framing == Framing((40, 24), (16, 0), Size(48, 48))  # scaled to 80 x 48
+    assert framing.size.shape == (48, 48)
+
+
+def corners(orientation, form="JPEG"):
+    """A picture that is red at the upper left and blue at the upper right once it is turned."""
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:8, :8], upright[:8, 24:] = (255, 0, 0), (0, 0, 255)
+    turned = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.transpose(1, 0, 2), 6: np.rot90(upright), 7: np.rot90(upright, 2).transpose(
+            1, 0, 2), 8: np.rot90(upright, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100, "subsampling": 0} if form == "JPEG" else {}
+    return upright, encoded(
+        Image.fromarray(np.ascontiguousarray(turned)), form, exif=exif, **options
+    )
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_its_exif_says(orientation, form):
+    upright, data = corners(orientation, form)
+    pixels, framing = read_framed(data, Size(32, 16))
+    assert np.abs(pixels.astype(int) - upright).max() < 12
+    assert framing.original == (32, 16)
+    assert probe(data) == verify(data) == Probe(32, 16, 1, 0.0)
+
+
+def test_damaged_exif_turns_nothing():
+    _, data = corners(6)
+    place = data.index(b"MM\x00*")
+    for damage in range(4, 30):
+        broken = bytearray(data)
+        broken[place + damage] ^= 0xFF
+        with suppress(DataError):
+            assert decode(bytes(broken)).size in ((16, 32), (32, 16))
+    assert decode(data[: place + 4] + b"\xff" * 4 + data[place + 8 :]).size == (16, 32)
 
 
 def test_media_are_bytes_or_files(tmp_path):
@@ -121,3 +179,12 @@ def test_a_contact_sheet_holds_every_picture_large_enough_to_see():
     assert sheet.size == (4 + 132 + 204, 4 + 154 + 154)
     colours = {colour for _, colour in sheet.getcolors(10**6)}
     assert {(255, 0, 0), (0, 0, 255), (255, 255, 255)} <= colours
+
+
+def test_what_shows_a_medium_is_itself_or_three_of_its_frames():
+    assert [np.array_equal(shown, PIXELS) for shown in stills(encode_png(PIXELS))] == [True]
+    for count, shown in ((2, (0, 1)), (3, (0, 1, 2)), (9, (0, 4, 8)), (10, (0, 4, 9))):
+        frames = np.arange(count, dtype=np.uint8)[:, None, None, None] + np.zeros(
+            (1, 4, 6, 3), np.uint8
+        )
+        assert [still.getpixel((0, 0))[0] for still in stills(encode_clip(frames, 8))] == [*shown]

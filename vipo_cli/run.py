@@ -18,12 +18,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far long work has come; engines yield it, the command line draws it."""
+    """How far long work has come; engines yield it, the command line draws it.
+
+    Attributes:
+        stage: what is being done.
+        done, total: how much of it.
+        note: how it goes.
+        warning: what the user should know at once; told on a line of its own.
+    """
 
     stage: str
     done: int
     total: int
     note: str = ""
+    warning: str = ""
 
 
 Work = Generator[Progress, None, T]
@@ -69,6 +77,22 @@ def folder_fingerprint(folder: Path) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def remembered_fingerprint(folder: Path) -> str:
+    """Return `folder_fingerprint`, remembered for as long as no file's size or date changes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    state = [
+        (file.relative_to(folder).as_posix(), file.stat().st_size, file.stat().st_mtime_ns)
+        for file in files
+    ]
+    note = cache_home() / "fingerprints" / fingerprint([str(folder.resolve()), state])
+    if note.is_file() and len(known := note.read_text()) == 16:
+        return known
+    found = folder_fingerprint(folder)
+    with writing(note) as temporary:
+        temporary.write_text(found)
+    return found
 
 
 @contextmanager

@@ -6,8 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.calls import assert_same_call, recorded
+from tests.tiny.sd import build
 from vipo_cli.errors import MissingWeights, ModelError, UnknownName
 from vipo_cli.models import Family, find_model, load_family, load_pipeline, models
+from vipo_cli.models.family import Size
 from vipo_cli.schedules import NoiseLevel
 
 TIMES = torch.tensor([0.0, 0.001, 0.25, 0.5, 0.7503, 0.999, 1.0])
@@ -30,11 +33,7 @@ def draw(*shape):
 
 def test_the_adapter_keeps_the_contract(family):
     assert isinstance(family, Family)
-    assert family.denoiser is getattr(family.pipeline, family.denoiser_name)
-    assert family.size == (32, 32)
-    names = [name for name, _ in family.denoiser.named_modules()]
-    for target in family.lora_targets:
-        assert any(name.endswith(target) for name in names), target
+    assert (family.size, family.multiple, family.frame_stride) == (Size(32, 32), 8, 0)
 
 
 def test_noise_levels_are_the_schedulers_own(family):
@@ -51,7 +50,7 @@ def test_noise_levels_are_the_schedulers_own(family):
 
 
 def test_all_times_together_reach_every_step_alike(family):
-    steps = family._step((torch.arange(10_000) + 0.5) / 10_000)
+    steps = family._schedule.step((torch.arange(10_000) + 0.5) / 10_000)
     assert (torch.bincount(steps) == 10).all()
 
 
@@ -75,14 +74,35 @@ def test_media_are_encoded_to_the_scaled_posterior(family):
 
 
 @torch.no_grad()
-def test_the_prediction_is_the_denoisers_at_the_schedulers_step(family):
-    x_t, condition = draw(2, 4, 8, 8), family.encode_prompts(["a red circle", ""])
-    prediction = family.predict(x_t, torch.tensor([0.25, 1.0]), condition)
-    assert prediction.shape == x_t.shape
-    expected = family.pipeline.unet(
-        x_t, torch.tensor([250, 999]), condition["encoder_hidden_states"]
-    ).sample
-    torch.testing.assert_close(prediction, expected)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_unet_is_called_as_its_pipeline_calls_it(tmp_path, prediction):
+    family = load_family(str(build(tmp_path / prediction, prediction=prediction)))
+    texts = ["a red circle", "two blue squares"]
+    with recorded(family.pipeline.unet) as calls:
+        family.pipeline(
+            texts, num_inference_steps=3, guidance_scale=1.0, output_type="latent", width=48
+        )
+    condition = family.encode_prompts(texts)
+    assert [int(call["timestep"]) for call in calls] == [999, 666, 332]
+    for expected in calls:
+        time = (expected["timestep"].expand(2) + 0.5) / 1000
+        with recorded(family.denoiser) as found:
+            prediction = family.predict(expected["sample"], time, condition)
+        assert_same_call(found[0], expected)
+        assert prediction.shape == (2, 4, 8, 12)
+
+
+def test_a_scheduler_that_does_not_preserve_variance_is_refused(copy):
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(
+        json.dumps(index | {"scheduler": ["diffusers", "EDMEulerScheduler"]})
+    )
+    (copy / "scheduler" / "scheduler_config.json").write_text("{}")
+    with pytest.raises(
+        ModelError, match="EDMEulerScheduler with predictions of type `epsilon`"
+    ) as e:
+        load_family(str(copy))
+    assert "v_prediction" in e.value.hint
 
 
 @pytest.mark.parametrize(
@@ -147,7 +167,8 @@ def test_an_unsupported_pipeline_is_refused_before_its_weights_are_read(copy, ki
     shutil.rmtree(copy / "unet")
     with pytest.raises(ModelError, match=message) as caught:
         load_family(str(copy))
-    assert caught.value.hint == "supported: StableDiffusionPipeline"
+    assert caught.value.hint.startswith("supported: ")
+    assert "StableDiffusionPipeline" in caught.value.hint
 
 
 def test_a_pipeline_that_diffusers_lacks_is_told(copy):

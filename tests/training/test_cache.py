@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,16 +8,20 @@ import torch
 from vipo_cli.data import LabelledSample, PreferencePair, RankedList
 from vipo_cli.data.sources import open_pairs
 from vipo_cli.errors import DataError
-from vipo_cli.media import encode_png, read_image
-from vipo_cli.models import load_family
+from vipo_cli.media import Size, encode_png, read_framed
+from vipo_cli.models import load_family, open_family
+from vipo_cli.models.parts import encoder_parts
+from vipo_cli.recipe.sections import Data
 from vipo_cli.run import finish
 from vipo_cli.training import cache
-from vipo_cli.training.cache import EncodedData, encoder_fingerprint
+from vipo_cli.training.arrays import RaggedArray
+from vipo_cli.training.buckets import buckets_of
+from vipo_cli.training.cache import EncodedData
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def family(tiny):
-    return load_family(str(tiny))
+    return open_family(str(tiny))
 
 
 @pytest.fixture
@@ -24,13 +29,15 @@ def pairs():
     return list(open_pairs("shapes", {"pairs": 6}))
 
 
-def encode(family, pairs, name, limit=0.05):
-    return finish(cache.encode(family, pairs, name, limit))
+def encode(family, pairs, name, limit=0.05, **data):
+    return finish(cache.encode(family, pairs, name, limit, buckets_of(family, Data(**data))))
 
 
-def test_cached_latents_are_those_of_the_encoder(family, pairs):
+def test_cached_latents_are_those_of_the_encoder(family, tiny, pairs):
     encoded = encode(family, pairs, "same")
-    pixels = torch.from_numpy(read_image(pairs[3].loser, 32, 32).copy()).permute(2, 0, 1)[None]
+    picture, _ = read_framed(pairs[3].loser, Size(32, 32))
+    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
+    family = load_family(str(tiny))
     with torch.no_grad():
         posterior = family.pipeline.vae.encode(pixels / 127.5 - 1).latent_dist
     scale = family.pipeline.vae.config.scaling_factor
@@ -58,22 +65,66 @@ def test_the_same_picture_and_prompt_are_encoded_once(family, pairs):
 def test_a_second_run_reads_no_picture(family, pairs):
     first = encode(family, pairs, "cached")
     again = encode(family, [None] * len(pairs), "cached")
-    assert np.array_equal(first.mean, again.mean)
+    assert np.array_equal(first.mean.whole, again.mean.whole)
     assert again.fingerprint == first.fingerprint
 
 
-def test_another_encoder_never_gets_the_cache(family, pairs):
+def test_encoders_are_loaded_only_where_they_are_needed(family, pairs):
+    parts = encoder_parts(family)
+    assert parts == ("text_encoder", "vae")
+    steps = list(cache.encode(family, pairs, "lazy", 0.05, buckets_of(family, Data())))
+    assert steps[0].stage == "loading the encoders"
+    assert all(getattr(family.pipeline, part) is None for part in parts)
+    assert family.denoiser.device.type == "meta"
+    assert not list(cache.encode(family, pairs, "lazy", 0.05, buckets_of(family, Data())))
+
+
+def test_another_encoder_never_gets_the_cache(family, tiny, pairs, tmp_path):
     first = encode(family, pairs, "encoder")
-    weight = next(family.pipeline.vae.parameters())
-    before = encoder_fingerprint(family)
+    copy = shutil.copytree(tiny, tmp_path / "copy")
+    assert encode(open_family(str(copy)), pairs, "encoder").fingerprint == first.fingerprint
+    weights = load_family(str(tiny)).pipeline.vae
     with torch.no_grad():
-        weight.add_(0.1)
-    try:
-        assert encoder_fingerprint(family) != before
-        assert encode(family, pairs, "encoder").fingerprint != first.fingerprint
-    finally:
-        with torch.no_grad():
-            weight.sub_(0.1)
+        next(weights.parameters()).add_(0.1)
+    weights.save_pretrained(copy / "vae")
+    assert encode(open_family(str(copy)), pairs, "encoder").fingerprint != first.fingerprint
+
+
+def picture(width, height, shade):
+    return encode_png(np.full((height, width, 3), shade, np.uint8))
+
+
+def test_a_pair_shares_its_bucket_and_batches_hold_one(family):
+    shapes = [(32, 32), (64, 32), (32, 64), (48, 32)]
+    pairs = [
+        PreferencePair("p", picture(*shape, 10 + number), picture(*shape[::-1], 90 + number))
+        for number, shape in enumerate(shapes)
+    ]
+    wide = [
+        PreferencePair("p", picture(64, 32, 200 + n), picture(60, 32, 210 + n)) for n in range(2)
+    ]
+    encoded = encode(family, [*pairs, *wide], "buckets")
+    assert [encoded.shape(n) for n in range(6)] == [(4, 8, 8)] * 4 + [(4, 6, 10)] * 2
+    assert [encoded.mean.shape(row) for row in encoded.items[4]] == [(4, 6, 10)] * 2
+    assert encoded.bucket.tolist()[:4] == [encoded.bucket[0]] * 4
+    assert encoded.bucket[4] != encoded.bucket[0]
+    alike = encode(family, [*pairs, *wide], "buckets", buckets=False)
+    assert len(set(alike.bucket.tolist())) == 1
+
+
+def test_a_picture_in_two_buckets_is_encoded_in_each(family):
+    wide, tall = picture(64, 32, 10), picture(32, 64, 90)
+    pairs = [PreferencePair("p", wide, picture(64, 32, 11)), PreferencePair("p", tall, wide)]
+    encoded = encode(family, pairs, "two sizes")
+    assert len(encoded.mean) == 4
+    assert encoded.mean.shape(encoded.items[0, 0]) != encoded.mean.shape(encoded.items[1, 1])
+
+
+def test_pictures_smaller_than_the_model_takes_are_broken(family, pairs):
+    small = PreferencePair("p", picture(8, 6, 10), picture(32, 32, 10))
+    encoded = encode(family, [*pairs, small], "small", limit=0.5)
+    reason = "8 x 6 pixels are too small: the model takes 8 x 8 at least"
+    assert [found.reason for found in encoded.broken] == [reason]
 
 
 def test_broken_pictures_are_left_out_counted_and_limited(family, pairs):
@@ -143,9 +194,10 @@ def test_region_maps_are_averaged_over_the_cells_of_the_latents(family, pairs):
     pairs[1] = replace(pairs[1], regions=(half, None))
     pairs[2] = replace(pairs[2], regions=(nothing, grey(half)))
     encoded = encode(family, pairs, "regions")
-    rows, columns = encoded.mean.shape[-2:]
+    shape = encoded.shape(1)
+    rows, columns = shape[-2:]
     assert encoded.region_rows.tolist()[:3] == [[-1, -1], [0, -1], [1, 0]]
-    found = encoded.region(encoded.region_rows[1:3].ravel())
+    found = encoded.region(encoded.region_rows[1:3].ravel(), shape)
     assert found.shape == (4, 1, rows, columns)
     assert found[0, 0, :, : columns // 2].min() == 1
     assert found[0, 0, :, columns // 2 :].max() == 0
@@ -166,10 +218,14 @@ def test_latents_that_a_model_made_are_data_too():
     latents = np.random.default_rng(0).standard_normal((4, 2, 3, 5, 6), np.float32)
     rows = np.arange(4).reshape(2, 2)
     encoded = EncodedData.of_latents(
-        latents, {"c": np.zeros((2, 7), np.float32)}, rows, np.zeros(2, int), fingerprint="made"
+        RaggedArray.of(latents),
+        {"c": RaggedArray.of(np.zeros((2, 7), np.float32))},
+        rows,
+        np.zeros(2, int),
+        fingerprint="made",
     )
     assert len(encoded) == 2
     drawn = encoded.latents(rows[:, 0], torch.ones(2, *latents.shape[1:]))
     torch.testing.assert_close(drawn, torch.from_numpy(latents[[0, 2]]))
-    assert encoded.region(encoded.region_rows[:, 0]).shape == (2, 1, 1, 5, 6)
+    assert encoded.region(encoded.region_rows[:, 0], encoded.shape(0)).shape == (2, 1, 1, 5, 6)
     assert encoded.noise is None

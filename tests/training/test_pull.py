@@ -95,7 +95,7 @@ def test_soft_labels_are_cross_entropy_and_a_tie_pulls_neither_way_at_first(prep
         * setup.recipe.objective.parameters["beta"]
         * as_record(setup.kind, measured, batch, setup.family).margin
     )
-    soft = replace(batch, probability=torch.tensor([0.8, 0.5]))
+    soft = replace(batch, probability=torch.tensor([0.8, 0.5]), certain=False)
     p = z.double().sigmoid()
     q = soft.probability.double()
     expected = -(q * p.log() + (1 - q) * (1 - p).log())
@@ -137,7 +137,7 @@ def test_the_safeguard_changes_no_value_and_keeps_the_winners_error_from_rising(
 def test_automatic_beta_starts_high_and_keeps_the_typical_logit(prepared):
     setup = prepared(**{"objective.typical_logit": 0.5, "objective.beta": 1e6, "run.steps": 400})
     assert current_beta(setup) == 1e6
-    records = [update(setup, step) for step in range(12)]
+    records = [update(setup, step).record() for step in range(12)]
     assert records[0].beta == 1e6
     for record in records[1:]:
         assert record.beta < 1e6
@@ -152,7 +152,7 @@ def test_every_method_makes_an_update(prepared, method):
     data = {"data.kind": "ranked"} if method == "plackett-luce" else {}
     setup = prepared(method, **data, **UNMASKED.get(method, {}))
     before = {name: value.clone() for name, value in trainable(setup.family).items()}
-    record = update(setup, 0)
+    record = update(setup, 0).record()
     assert math.isfinite(record.loss)
     assert record.gradient_norm > 0
     assert 0 < record.kept_fraction <= 1

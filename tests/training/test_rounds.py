@@ -1,6 +1,5 @@
 import json
 import shutil
-from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,13 +11,13 @@ from vipo_cli.data import PreferencePair
 from vipo_cli.data.sources import open_pairs
 from vipo_cli.errors import DataError
 from vipo_cli.media import decode
-from vipo_cli.models import load_family
 from vipo_cli.models.sample import decode_latents, sample_latents
 from vipo_cli.objectives import LabelledErrors
 from vipo_cli.recipe import resolve_recipe
 from vipo_cli.rewards import rewards
 from vipo_cli.run import finish, read_lines
 from vipo_cli.training import sampling
+from vipo_cli.training.arrays import RaggedArray
 from vipo_cli.training.batches import training_batch
 from vipo_cli.training.prepare import prepare
 from vipo_cli.training.reference import Snapshot, trainable
@@ -55,22 +54,9 @@ class Redness:
         return np.array([np.asarray(decode(data))[..., 0].mean() for data in media])
 
 
-@pytest.fixture(scope="module")
-def loaded(tiny):
-    return load_family(str(tiny))
-
-
 @pytest.fixture(scope="module", autouse=True)
-def _load_once(loaded):
-    """Every run gets a denoiser of its own; nothing else of a model changes."""
-
-    def fresh(_):
-        pipeline = loaded.pipeline
-        parts = pipeline.components | {"unet": deepcopy(loaded.denoiser)}
-        return type(loaded)(type(pipeline)(**parts, requires_safety_checker=False))
-
+def _redness_is_a_reward():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vipo_cli.training.setup.load_family", fresh)
         patch.setitem(rewards._loaded, "redness", Redness)
         yield
 
@@ -131,7 +117,7 @@ def shake(setup, seed=0):
 
 
 def judge(setup, rows):
-    pixels = decode_latents(setup.family, torch.from_numpy(setup.data.mean[rows]))
+    pixels = decode_latents(setup.family, setup.data.mean.read(rows))
     return np.array([picture[..., 0].mean() for picture in pixels])
 
 
@@ -162,18 +148,18 @@ def test_a_round_knows_the_noise_of_its_samples(begun):
     setup, _ = begun
     data, rows = setup.data, setup.data.items[:, 0]
     guided = sample_latents(
-        setup.family, torch.from_numpy(data.noise[rows]), data.condition(data.prompt),
+        setup.family, data.noise.read(rows), data.condition(data.prompt),
         data.condition(np.full(5, -1)), [torch.Generator()] * 5, steps=2, guidance=2.0,
     )  # fmt: skip
-    torch.testing.assert_close(guided, torch.from_numpy(data.mean[rows]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(guided, data.mean.read(rows), atol=1e-4, rtol=1e-4)
     stored = setup.recipe.noise.model_copy(update={"source": "stored"})
     setup = replace(setup, recipe=setup.recipe.model_copy(update={"noise": stored}))
     batch = training_batch(setup, [0, 1])
     assert not torch.equal(batch.eps[0], batch.eps[1])
     assert (
-        np.abs(data.noise[:, None] - batch.eps.flatten(0, 1).numpy()).max((2, 3, 4)) == 0
+        np.abs(data.noise.whole[:, None] - batch.eps.flatten(0, 1).numpy()).max((2, 3, 4)) == 0
     ).sum() == 4
-    assert not data.std.any()
+    assert not data.std.flat.any()
 
 
 def test_samples_depend_on_seed_round_prompt_and_candidate_alone(begun, tmp_path, monkeypatch):
@@ -287,10 +273,10 @@ def test_held_out_pairs_are_samples_of_the_base_the_same_for_every_seed(start, t
     texts = {setup.encoded.texts[row] for row in held_out.data.prompt}
     train, _ = split(setup.encoded.prompt, 3)
     assert not texts & {setup.encoded.texts[row] for row in setup.encoded.prompt[train]}
-    first = np.array(held_out.data.mean)
+    first = np.array(held_out.data.mean.whole)
     (tmp_path / "run").rename(tmp_path / "before")
     again = start(run__seed=1, data__held_out=3)
-    assert np.array_equal(again.held_out.data.mean, first)
+    assert np.array_equal(again.held_out.data.mean.whole, first)
     assert np.array_equal(again.held_out.base, held_out.base)
 
 
@@ -348,7 +334,7 @@ def test_a_round_that_is_there_is_read_and_not_made_again(begun):
     again = replace(setup, data=setup.encoded)
     assert list(begin_round(again, folder.parent.parent, 0)) == []
     assert again.data is not setup.data
-    assert np.array_equal(again.data.mean, setup.data.mean)
+    assert np.array_equal(again.data.mean.whole, setup.data.mean.whole)
     assert np.array_equal(again.data.items, setup.data.items)
     assert again.data.fingerprint == setup.data.fingerprint
 
@@ -382,7 +368,9 @@ def test_trajectories_of_a_prompt_start_alike(start, tmp_path):
     winners, losers = data.states[data.items[:, 0]], data.states[data.items[:, 1]]
     assert np.array_equal(winners[:, 0], losers[:, 0])
     assert (np.abs(winners[:, 1:] - losers[:, 1:]).max((2, 3, 4)) > 0.01).all()
-    pictures = SimpleNamespace(family=setup.family, data=SimpleNamespace(mean=data.states[:, -1]))
+    pictures = SimpleNamespace(
+        family=setup.family, data=SimpleNamespace(mean=RaggedArray.of(data.states[:, -1]))
+    )
     found = scores_of(tmp_path / "run" / "rounds" / "round-01").reshape(5, 3)
     np.testing.assert_allclose(judge(pictures, data.items[:, 0]), found.max(1), atol=0.5)
     np.testing.assert_allclose(judge(pictures, data.items[:, 1]), found.min(1), atol=0.5)

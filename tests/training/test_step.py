@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from vipo_cli.models.base import PipelineFamily
 from vipo_cli.run import finish
 from vipo_cli.schedules import NoiseLevel
+from vipo_cli.training.arrays import RaggedArray
 from vipo_cli.training.batches import training_batch
 from vipo_cli.training.draw import collate, inverted, sample_generator, time_at
 from vipo_cli.training.held_out import compare, measure_held_out
@@ -222,8 +224,8 @@ def test_stored_noise_is_that_of_the_seed(setup):
 
 
 def test_stored_noise_itself_is_used_where_it_is_there(setup):
-    noise = np.random.default_rng(0).standard_normal(setup.encoded.mean.shape, np.float32)
-    data = replace(setup.encoded, noise=noise)
+    noise = np.random.default_rng(0).standard_normal(setup.encoded.mean.whole.shape, np.float32)
+    data = replace(setup.encoded, noise=RaggedArray.of(noise))
     recipe = with_settings(setup, "noise", source="stored").recipe
     batch = collate(recipe, data, np.array([3]), [sample_generator(0, 0, 0)], items=2)
     assert torch.equal(batch.eps[1, 0], torch.from_numpy(noise[data.items[3, 1]]))
@@ -278,7 +280,7 @@ def test_absent_items_are_not_predicted_and_measure_zero(moved):
     whole = measure(moved.family, batch, moved.reference)
     present = batch.present.clone()
     present[1, 2] = False
-    part = measure(moved.family, replace(batch, present=present), moved.reference)
+    part = measure(moved.family, replace(batch, present=present, complete=False), moved.reference)
     assert part.policy[1, 2] == part.reference[1, 2] == 0
     torch.testing.assert_close(part.policy[present], whole.policy[present], atol=1e-6, rtol=1e-5)
 
@@ -367,11 +369,11 @@ def test_a_single_sample_is_right_where_its_gain_has_the_sign_of_its_label():
 # every kind of prediction
 
 
-class Toy:
+class Toy(PipelineFamily):
     """A family of one convolution, whatever it predicts."""
 
-    pipeline = denoiser_name = size = lora_targets = None
-    encode_media = encode_prompts = staticmethod(lambda _: None)
+    pipeline = folder = size = multiple = None
+    encode_prompts = sampling_arguments = staticmethod(lambda *_: None)
 
     def __init__(self, target):
         self.target = target

@@ -49,10 +49,11 @@ def test_the_error_is_that_of_the_models_own_prediction(tiny, pairs):
 
     family, _ = load_policy(str(tiny))
     found = finish(measure_times(family, None, pairs, TIMES, 1))
+    family = load_family(str(tiny))
     noise = torch.randn((3, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     pair = pairs[0]
     for side, errors in enumerate((found.policy_w, found.policy_l)):
-        picture = media.read_image(media.media_bytes(pair.media[side]), *family.size)
+        picture, _ = media.read_framed(media.media_bytes(pair.media[side]), family.size)
         pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.no_grad():
             mean, std = family.encode_media(pixels)

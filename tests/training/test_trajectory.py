@@ -10,6 +10,7 @@ from vipo_cli.models import load_family
 from vipo_cli.objectives import objectives, record_of
 from vipo_cli.objectives.importance import importance_weight
 from vipo_cli.schedules import NoiseLevel
+from vipo_cli.training.arrays import RaggedArray
 from vipo_cli.training.reference import adapter_off
 from vipo_cli.training.step import as_record
 from vipo_cli.training.trajectory import (
@@ -187,7 +188,8 @@ def data(family):
         states=states.numpy(),
         times=times.numpy(),
         conditions={
-            name: torch.cat([condition[name][:2], empty[name][:1]]).numpy() for name in condition
+            name: RaggedArray.of(torch.cat([condition[name][:2], empty[name][:1]]).numpy())
+            for name in condition
         },
         items=np.array([[2, 0], [1, 3]]),
         prompt=np.array([1, 0]),
@@ -222,8 +224,8 @@ def test_a_record_has_its_step_whatever_its_batch(data):
     assert both.present.all()
     assert both.liked.all()
     name = "encoder_hidden_states"
-    assert np.array_equal(both.condition[name], data.conditions[name][[1, 0]])
-    assert np.array_equal(both.empty[name], data.conditions[name][[2, 2]])
+    assert np.array_equal(both.condition[name], data.conditions[name].whole[[1, 0]])
+    assert np.array_equal(both.empty[name], data.conditions[name].whole[[2, 2]])
 
 
 def test_one_item_of_a_batch_measures_as_it_does_among_others(family, data):

@@ -69,6 +69,8 @@ class Output:
             def watch(progress: Progress) -> None:
                 if until():
                     raise Interrupted("stopped on request")
+                if progress.warning:
+                    self.warn(progress.warning)
                 draw(progress)
 
             return finish(work, watch)

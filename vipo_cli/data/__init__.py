@@ -14,6 +14,7 @@ datasets: Registry[RecordSource] = Registry(
     "vipo.sources",
     {
         "shapes": "vipo_cli.shapes.source:shapes",
+        "shapes-clips": "vipo_cli.shapes.clip_source:shapes_clips",
         "pickapic_v2": "vipo_cli.data.sources:pickapic_v2",
         "files": "vipo_cli.data.sources:files",
         "hub": "vipo_cli.data.sources:hub",

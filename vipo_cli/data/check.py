@@ -7,7 +7,7 @@ from vipo_cli.data.prompts import LONGEST
 from vipo_cli.data.record import Kind, LabelledSample, PreferencePair, Record
 from vipo_cli.data.usable import kind_of, read_each, read_regions
 from vipo_cli.errors import DataError
-from vipo_cli.media import content_hash, decode
+from vipo_cli.media import content_hash, verify
 from vipo_cli.run import Progress, Work
 
 EXAMPLES = 5
@@ -25,7 +25,7 @@ PROBLEMS: dict[str, tuple[str, float]] = {
     "endless prompt": (f"{LONGEST:,} characters or more", 0.0),
     "duplicate pair": ("seen before, with the same label: counts twice in training", 1.0),
     "long prompt": (f"over {SHORT_PROMPT} characters: CLIP reads 77 tokens", 1.0),
-    "different sizes": ("media of a prompt differ in resolution, which a model can learn", 1.0),
+    "different sizes": ("media of a prompt differ in size or length, which a model can learn", 1.0),
 }
 """Each problem with what it means and the share of records above which it is serious (1: never)."""
 
@@ -121,11 +121,11 @@ def _check_media(findings: dict[str, Finding], record: Record, name: str) -> lis
     except DataError as error:
         findings["broken region map"].add(f"{name}, {error.message}")
     try:
-        media = read_each(record, lambda data: (content_hash(data), decode(data).size))
+        media = read_each(record, lambda data: (content_hash(data), verify(data)))
     except DataError as error:
         findings["broken media"].add(f"{name}, {error.message}")
         return []
-    sizes = dict.fromkeys(f"{width}x{height}" for _, (width, height) in media)
+    sizes = dict.fromkeys(str(found) for _, found in media)
     if len(sizes) > 1:
         findings["different sizes"].add(f"{name} ({' against '.join(sizes)})")
     return [digest for digest, _ in media]

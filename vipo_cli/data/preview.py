@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vipo_cli.data.record import LabelledSample, PreferencePair, Record
 from vipo_cli.errors import DataError
-from vipo_cli.media import Media, contact_sheet, decode, media_bytes
+from vipo_cli.media import Media, contact_sheet, media_bytes, stills
 
 SIDE = 192
 CHARACTERS = 34
@@ -15,6 +15,8 @@ CHARACTERS = 34
 
 def preview(records: Sequence[Record]) -> Image.Image:
     """Draw a row for each record: its media, the best on the left, then its prompt.
+
+    A clip is shown by its first, middle and last frame.
 
     Raises:
         DataError: there are no records.
@@ -25,7 +27,7 @@ def preview(records: Sequence[Record]) -> Image.Image:
 
 
 def _row(record: Record) -> list[Image.Image]:
-    cells = [_picture(medium) for medium in record.media]
+    cells = [cell for medium in record.media for cell in _shown(medium)]
     prompt = record.prompt
     if isinstance(record, PreferencePair) and record.loser is None:
         cells.append(_caption("(no loser)"))
@@ -34,12 +36,16 @@ def _row(record: Record) -> list[Image.Image]:
     return [*cells, _caption(prompt)]
 
 
-def _picture(media: Media) -> Image.Image:
-    """Scale a picture to the height of a row; one that is broken is said to be."""
+def _shown(media: Media) -> list[Image.Image]:
+    """Return a picture, or three frames of a clip; a medium that is broken is said to be."""
     try:
-        picture = decode(media_bytes(media))
+        return [_cell(picture) for picture in stills(media_bytes(media))]
     except DataError as error:
-        return _caption(error.message)
+        return [_caption(error.message)]
+
+
+def _cell(picture: Image.Image) -> Image.Image:
+    """Scale a picture to the height of a row."""
     scale = SIDE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     cell = Image.new("RGB", (SIDE, SIDE), "white")

@@ -49,7 +49,7 @@ def on_grid(
     Args:
         weights: the map, (h, w).
         picture: width and height of the picture that it belongs to.
-        crop: width and height to which the picture is scaled and cropped, as `read_image` does.
+        crop: width and height to which the picture is scaled and cropped, as `read_framed` does.
         grid: rows and columns.
     """
     scale = max(crop[0] / picture[0], crop[1] / picture[1])

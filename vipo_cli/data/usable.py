@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 from vipo_cli.data.record import Kind, PreferencePair, RankedList, Record
 from vipo_cli.data.regions import Weights, read_region
 from vipo_cli.errors import DataError
-from vipo_cli.media import Media, decode, media_bytes
+from vipo_cli.media import Media, media_bytes, verify
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ def read_regions(record: Record) -> list[Weights | None]:
 def why_broken(record: Record) -> str:
     """Return what is wrong with the media of a record, or an empty string."""
     try:
-        read_each(record, decode)
+        read_each(record, verify)
         read_regions(record)
     except DataError as error:
         return error.message

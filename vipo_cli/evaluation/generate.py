@@ -12,7 +12,8 @@ import torch
 
 from vipo_cli.evaluation.target import Target
 from vipo_cli.media import encode_png
-from vipo_cli.models import load_pipeline
+from vipo_cli.models import Family, load_pipeline
+from vipo_cli.models.family import Condition
 from vipo_cli.models.sample import fitting_batch_size
 from vipo_cli.run import Progress, Work, writing
 
@@ -144,6 +145,10 @@ def _embedder(pipeline: Any, sampling: Sampling) -> Embed:
     """Return how prompts reach this kind of pipeline."""
     if type(pipeline).__name__ == "StableDiffusionPipeline":
         return _embed_once(pipeline, guided=sampling.guidance > 1)
+    if type(pipeline).__name__ == "StableDiffusion3Pipeline":
+        from vipo_cli.models.sd3 import StableDiffusion3
+
+        return _embed_by(StableDiffusion3(pipeline), guided=sampling.guidance > 1)
     return lambda prompts: {"prompt": prompts}
 
 
@@ -164,6 +169,28 @@ def _embed_once(pipeline: Any, *, guided: bool) -> Embed:
         return embeddings
 
     return arguments
+
+
+def _embed_by(family: Family, *, guided: bool) -> Embed:
+    """Encode each distinct text once, and alone, the way that training does."""
+    known: dict[str, Condition] = {}
+
+    def embed(texts: list[str]) -> Condition:
+        for text in texts:
+            if text not in known:
+                known[text] = family.encode_prompts([text])
+        parts = [known[text] for text in texts]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def arguments(prompts: list[str]) -> dict[str, Any]:
+        width, height = (side // family.pipeline.vae_scale_factor for side in
+                         (family.size.width, family.size.height))  # fmt: skip
+        shaped = torch.empty(len(prompts), 1, height, width, device="meta")
+        empty = embed([""] * len(prompts)) if guided else None
+        made = family.sampling_arguments(shaped, embed(prompts), empty)
+        return {key: value for key, value in made.items() if key != "latents"}
+
+    return torch.inference_mode()(arguments)
 
 
 @torch.inference_mode()

@@ -1,6 +1,21 @@
 """Models: names for what people train, and a small adapter for each kind of pipeline."""
 
 from vipo_cli.models.family import Family
-from vipo_cli.models.load import ModelSpec, find_model, load_family, load_pipeline, models
+from vipo_cli.models.load import (
+    ModelSpec,
+    find_model,
+    load_family,
+    load_pipeline,
+    models,
+    open_family,
+)
 
-__all__ = ["Family", "ModelSpec", "find_model", "load_family", "load_pipeline", "models"]
+__all__ = [
+    "Family",
+    "ModelSpec",
+    "find_model",
+    "load_family",
+    "load_pipeline",
+    "models",
+    "open_family",
+]

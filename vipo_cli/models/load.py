@@ -1,6 +1,5 @@
 """From a registered name, a hub id or a folder to a pipeline and its family."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from vipo_cli.errors import MissingWeights, ModelError, UnknownName
 from vipo_cli.models.family import Family
+from vipo_cli.models.parts import encoder_parts, load_parts, open_pipeline, read_index
 from vipo_cli.registry import Registry
 
 
@@ -41,11 +41,31 @@ models: Registry[Callable[[], ModelSpec]] = Registry(
     "vipo.models",
     {
         "shapes-sd": "vipo_cli.shapes.model:shapes_sd",
+        "shapes-flow": "vipo_cli.shapes.model:shapes_flow",
+        "shapes-video": "vipo_cli.shapes.model:shapes_video",
         "sd15": "vipo_cli.models.sd:sd15",
+        "sd21": "vipo_cli.models.sd:sd21",
+        "sdxl": "vipo_cli.models.sdxl:sdxl",
+        "sd35-medium": "vipo_cli.models.sd3:sd35_medium",
+        "sd35-large": "vipo_cli.models.sd3:sd35_large",
+        "flux-dev": "vipo_cli.models.flux:flux_dev",
+        "wan-1.3b": "vipo_cli.models.wan:wan_1_3b",
+        "wan-14b": "vipo_cli.models.wan:wan_14b",
+        "cogvideox-2b": "vipo_cli.models.cogvideox:cogvideox_2b",
+        "cogvideox-5b": "vipo_cli.models.cogvideox:cogvideox_5b",
+        "hunyuan-video": "vipo_cli.models.hunyuan:hunyuan_video",
     },
 )
 
-FAMILIES = {"StableDiffusionPipeline": "vipo_cli.models.sd:StableDiffusion"}
+FAMILIES = {
+    "StableDiffusionPipeline": "vipo_cli.models.sd:StableDiffusion",
+    "StableDiffusionXLPipeline": "vipo_cli.models.sdxl:StableDiffusionXL",
+    "StableDiffusion3Pipeline": "vipo_cli.models.sd3:StableDiffusion3",
+    "FluxPipeline": "vipo_cli.models.flux:Flux",
+    "WanPipeline": "vipo_cli.models.wan:Wan",
+    "CogVideoXPipeline": "vipo_cli.models.cogvideox:CogVideoX",
+    "HunyuanVideoPipeline": "vipo_cli.models.hunyuan:HunyuanVideo",
+}
 """Pipeline class in `model_index.json` to the adapter that trains it."""
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -93,33 +113,76 @@ def load_pipeline(spec: ModelSpec) -> Any:
         )
     if kind == "StableDiffusionPipeline":
         options = {"safety_checker": None, "requires_safety_checker": False}
+    if kind == "StableDiffusion3Pipeline":  # diffusers wants to be told which encoders are absent
+        index = read_index(Path(spec.source))
+        options = {part: None for part, found in index.items() if found == [None, None]}
     try:
         return diffusers.DiffusionPipeline.from_pretrained(
             spec.source, use_safetensors=True, dtype=torch.float32, **options
         )
     except (SafetensorError, OSError, ValueError) as error:
         if kind is None and any(map(_is_hub_failure, _chain(error))):
-            raise MissingWeights(
-                f"the weights of `{spec.name}` are not on this machine and the hub does not give "
-                "them",
-                hint=f"on a machine with a network: hf download {spec.source}",
-            ) from error
+            raise _missing_weights(spec) from error
         raise ModelError(
             f"cannot load the model `{spec.name}`: {str(error).splitlines()[0]}",
             hint="the folder may be incomplete: compare it with where it came from",
         ) from error
 
 
-def load_family(name: str) -> Family:
-    """Load a model and wrap it in the adapter of its kind."""
+def open_family(name: str) -> Family:
+    """Open a model from its configurations: its networks have shapes, but no weights yet.
+
+    Raises:
+        ModelError: a folder that is damaged or incomplete, or a pipeline that cannot be trained.
+        MissingWeights: a hub id that is neither cached nor to be reached.
+    """
     spec = find_model(name)
     _refuse_unsupported(name, _pipeline_class(spec))
-    pipeline = load_pipeline(spec)
-    kind = type(pipeline).__name__
+    _quieten()
+    folder = local_folder(spec)
+    kind = str(read_index(folder)["_class_name"])
     _refuse_unsupported(name, kind)
     module, _, attribute = FAMILIES[kind].partition(":")
-    family: Family = getattr(import_module(module), attribute)(pipeline)
+    family: Family = getattr(import_module(module), attribute)(open_pipeline(folder, name))
+    family.folder = folder
     return family
+
+
+def load_family(name: str, precision: str = "fp32") -> Family:
+    """Open a model and load all of it, frozen, onto the CPU."""
+    import torch
+
+    family = open_family(name)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    load_parts(family, (family.denoiser_name, *encoder_parts(family)), dtype=dtype, device="cpu")
+    return family
+
+
+def local_folder(spec: ModelSpec) -> Path:
+    """Return where a model's files lie on this machine, fetched from the hub if need be.
+
+    Raises:
+        MissingWeights: a hub id that is neither cached nor to be reached.
+    """
+    import diffusers
+
+    if Path(spec.source).is_dir():
+        return Path(spec.source)
+    try:
+        return Path(diffusers.DiffusionPipeline.download(spec.source, use_safetensors=True))
+    except (OSError, ValueError) as error:
+        if any(map(_is_hub_failure, _chain(error))):
+            raise _missing_weights(spec) from error
+        raise ModelError(
+            f"cannot load the model `{spec.name}`: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _missing_weights(spec: ModelSpec) -> MissingWeights:
+    return MissingWeights(
+        f"the weights of `{spec.name}` are not on this machine and the hub does not give them",
+        hint=f"on a machine with a network: hf download {spec.source}",
+    )
 
 
 def _refuse_unsupported(name: str, kind: str | None) -> None:
@@ -155,14 +218,7 @@ def _quieten() -> None:
 
 def _pipeline_class(spec: ModelSpec) -> str | None:
     """Return the class that a local model index names; None for a hub id."""
-    index = Path(spec.source) / "model_index.json"
-    if not index.is_file():
+    folder = Path(spec.source)
+    if not (folder / "model_index.json").is_file():
         return None
-    try:
-        name = json.loads(index.read_text())["_class_name"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"`{index}` is damaged: it names no pipeline",
-            hint="compare the folder with where it came from",
-        ) from error
-    return str(name)
+    return str(read_index(folder)["_class_name"])

@@ -6,16 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vipo_cli.media import Pixels
+from vipo_cli.media import Pixels, Size
 from vipo_cli.models.family import Condition, Family
 from vipo_cli.schedules import Latents
-
-ARGUMENTS = {
-    "encoder_hidden_states": "prompt_embeds",
-    "pooled_projections": "pooled_prompt_embeds",
-    "text_embeds": "pooled_prompt_embeds",
-}
-"""What pipelines call the parts of a condition; the rest of it they make themselves."""
 
 
 @torch.no_grad()
@@ -42,40 +35,38 @@ def sample_latents(
     """
     pipeline = family.pipeline
     pipeline.set_progress_bar_config(disable=True)
-    arguments = prompt_arguments(condition)
-    if guidance > 1:
-        arguments |= prompt_arguments(empty, "negative_")
-    latents: Latents = pipeline(
+    arguments = family.sampling_arguments(noise, condition, empty if guidance > 1 else None)
+    output = pipeline(
         **arguments,
-        latents=noise,
         generator=list(generators),
         num_inference_steps=steps,
         guidance_scale=guidance,
         output_type="latent",
         return_dict=False,
     )[0]
-    return latents.float()
-
-
-def prompt_arguments(condition: Condition, prefix: str = "") -> dict[str, Any]:
-    """Return a condition as a pipeline's keyword arguments."""
-    return {
-        prefix + ARGUMENTS[name]: value for name, value in condition.items() if name in ARGUMENTS
-    }
+    return family.sampled_latents(output, noise).float()
 
 
 @torch.no_grad()
 def decode_latents(family: Family, latents: Latents) -> list[Pixels]:
-    """Return the pictures that latents stand for, rounded as the pipeline rounds them."""
-    vae, processor = family.pipeline.vae, family.pipeline.image_processor
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    scaled = latents.to(vae.dtype) / vae.config.scaling_factor + shift
-    pixels = processor.postprocess(vae.decode(scaled, return_dict=False)[0], output_type="np")
+    """Return the pictures that latents stand for: (*frames, h, w, 3), rounded as pipelines do."""
+    pixels = (family.decode_media(latents) / 2 + 0.5).clamp(0, 1).movedim(1, -1).cpu().numpy()
     return list((pixels * 255).round().astype(np.uint8))
 
 
-def fitting_batch_size(pipeline: Any) -> int:
+def fitting_batch_size(size: Size) -> int:
     """Return how many pictures to draw at once: as many as make four megapixels, 64 at most."""
-    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
-    side = denoiser.config.sample_size * pipeline.vae_scale_factor
-    return int(max(1, min(64, 4 * 2**20 // side**2)))
+    return max(1, min(64, 2**22 // (size.width * size.height * size.frames)))
+
+
+def size_of(family: Family, shape: Sequence[int]) -> Size:
+    """Return the size in pixels of latents of a shape: (channels, *frames, h, w)."""
+    factor = spatial_factor(family.pipeline)
+    frames = 1 + (shape[1] - 1) * family.frame_stride if len(shape) > 3 else 1
+    return Size(shape[-1] * factor, shape[-2] * factor, frames)
+
+
+def spatial_factor(pipeline: Any) -> int:
+    """Return how many pixels a latent stands for in each direction; pipelines call it variously."""
+    names = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
+    return int(next(getattr(pipeline, name) for name in names if hasattr(pipeline, name)))

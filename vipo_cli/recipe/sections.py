@@ -33,9 +33,41 @@ class Model(Section):
         Literal["lora", "full"], Field(description="Train LoRA adapters, or all weights.")
     ] = "lora"
     rank: Annotated[int, Field(ge=1, description="Rank of the LoRA adapters.")] = 16
+    adapter: Annotated[
+        Literal["lora", "dora"], Field(description="Kind of adapter: plain LoRA, or with DoRA.")
+    ] = "lora"
+    start_from: Annotated[
+        str | None,
+        Field(
+            description="LoRA file or folder that the model has on from the start; base and this "
+            "LoRA together are then the reference."
+        ),
+    ] = None
     precision: Annotated[
-        Literal["fp32", "bf16"], Field(description="Arithmetic of the forward passes.")
+        Literal["fp32", "bf16"],
+        Field(
+            description="Arithmetic of the forward passes. bf16: what is frozen is kept in it too, "
+            "what is trained stays in fp32."
+        ),
     ] = "fp32"
+    quantize: Annotated[
+        Literal["none", "int8", "nf4"],
+        Field(description="How the frozen weights under LoRA are kept; needs vipo[quant]."),
+    ] = "none"
+    checkpointing: Annotated[
+        Literal["auto", "on", "off"],
+        Field(
+            description="Compute activations again in the backward pass instead of keeping them; "
+            "auto: where memory asks for it."
+        ),
+    ] = "auto"
+    compile: Annotated[
+        bool, Field(description="Compile the denoiser's blocks: a slow start, faster steps.")
+    ] = False
+    guidance: Annotated[
+        float,
+        Field(ge=0, description="Told to guidance-distilled models such as FLUX in training."),
+    ] = 1.0
     ema: Annotated[
         float, Field(ge=0, lt=1, description="Decay of the weights' moving average; 0 keeps none.")
     ] = 0.0
@@ -71,6 +103,21 @@ class Data(OpenSection):
     held_out: Annotated[
         int, Field(ge=0, description="Pairs kept back to measure implicit accuracy on.")
     ] = 128
+    size: Annotated[
+        tuple[int, int] | None,
+        Field(description="Width and height in pixels; what the model was made for where absent."),
+    ] = None
+    buckets: Annotated[
+        bool,
+        Field(
+            description="Keep aspect ratios: records go to one of several sizes of about the same "
+            "area, all members of a record to the same. Without, all are cropped to one size."
+        ),
+    ] = True
+    frames: Annotated[
+        int | None,
+        Field(ge=1, description="Most frames of a clip; what the model was made for where absent."),
+    ] = None
     caption_dropout: Annotated[
         float, Field(ge=0, le=1, description="Share of pairs trained with the empty prompt.")
     ] = 0.0
@@ -154,12 +201,17 @@ class Noise(Section):
 
 
 class Optimizer(Section):
-    """How the weights follow the gradient: AdamW."""
+    """How the weights follow the gradient."""
 
+    name: Annotated[
+        Literal["adamw", "adafactor", "adamw-8bit"],
+        Field(description="adafactor and adamw-8bit keep less memory; the latter: vipo[quant]."),
+    ] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, description="Never scaled by the batch.")] = 1e-5
     batch_size: Annotated[int, Field(ge=1, description="Pairs an update.")] = 32
     micro_batch: Annotated[
-        int | None, Field(ge=1, description="Pairs a forward pass; all of them where not given.")
+        int | None,
+        Field(ge=1, description="Pairs a forward pass; as many as fit in memory where absent."),
     ] = None
     backward: Annotated[
         Literal["joint", "decoupled"],
@@ -188,6 +240,28 @@ class Run(Section):
     held_out_every: Annotated[
         int, Field(ge=1, description="Steps between measurements on held-out pairs.")
     ] = 250
+    samples: Annotated[
+        int,
+        Field(ge=0, description="Prompts that samples are drawn for at each held-out measurement."),
+    ] = 0
+    trackers: Annotated[
+        tuple[Literal["wandb", "tensorboard", "trackio"], ...],
+        Field(description="Where records are sent besides metrics.jsonl; needs vipo[trackers]."),
+    ] = ()
+    on_spike: Annotated[
+        Literal["warn", "return"],
+        Field(
+            description="What a spike of the gradient does: an alarm alone, or a return to the "
+            "last good checkpoint, from where the run goes on past the records that caused it."
+        ),
+    ] = "warn"
+    sharding: Annotated[
+        Literal["none", "fsdp", "zero2", "zero3"],
+        Field(
+            description="How several processes share the weights: each holds all (DDP), FSDP2, or "
+            "DeepSpeed ZeRO."
+        ),
+    ] = "none"
 
 
 class Loop(Section):

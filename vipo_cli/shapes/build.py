@@ -1,12 +1,13 @@
-"""Build the parts of `shapes-sd` that are not its denoiser: tokenizer, text encoder, autoencoder.
+"""Build `shapes-sd` and `shapes-flow` but for their denoisers, which `vipo train` trains.
 
     python -m vipo_cli.shapes.build parts out/untrained-sd
     vipo train --recipe shapes/pretrain-sd --model out/untrained-sd --out out/pretrained-sd
     python -m vipo_cli.shapes.build pack out/pretrained-sd/checkpoints/step-004500
 
-The first command writes a complete Stable Diffusion pipeline whose UNet is still random; the second
-trains the UNet like any other model, with the project's own engine; the third puts the result in
-half precision where the package keeps it.
+The first command writes a complete pipeline whose denoiser is still random; the second trains the
+denoiser like any other model, with the project's own engine; the third puts the result in half
+precision where the package keeps it. For `shapes-flow`, which takes its autoencoder from
+`shapes-sd`, the actions are `flow-parts` and `flow-pack`.
 """
 
 import json
@@ -29,6 +30,8 @@ from vipo_cli.shapes.scene import BACKGROUNDS, COLOURS, SHAPES, SIZE, render
 ASSETS = Path(__file__).parent / "assets"
 MAX_TOKENS = 16
 WIDTH = 96
+CLIP_WIDTHS = 64, 32
+"""Of the two text encoders of `shapes-flow`."""
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 SLOTS = {"shape_1": SHAPES, "colour_1": COLOURS, "relation": ("and", *RELATIONS), "shape_2": SHAPES,
@@ -105,22 +108,33 @@ def said_so_far(caption: str) -> Iterator[dict[str, int]]:
         yield dict(state)
 
 
-def train_text_encoder(tokenizer: Any, steps: int = 600, seed: int = 0) -> Work[Any]:
+def train_text_encoder(
+    tokenizer: Any,
+    steps: int = 600,
+    seed: int = 0,
+    *,
+    width: int = WIDTH,
+    layers: int = 3,
+    projected: bool = False,
+) -> Work[Any]:
     """Train a small CLIP text encoder so that each token's state says what has been said up to it.
 
     A random encoder leaves captions that differ in one colour nearly alike, and the denoiser then
     ignores colours. Here seven linear maps must read shapes, colours, owners, relation, count and
     background from every token, so the states keep them apart and bound to each other.
+
+    With `projected` it is what Stable Diffusion 3 has: the states are those before the last layer,
+    and what the last layer pools and projects must say what the whole caption has said.
     """
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     torch.manual_seed(seed)
     ids = tokenizer.get_vocab()
-    encoder = CLIPTextModel(
+    encoder = (CLIPTextModelWithProjection if projected else CLIPTextModel)(
         CLIPTextConfig(
-            vocab_size=len(ids), hidden_size=WIDTH, intermediate_size=4 * WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4, max_position_embeddings=MAX_TOKENS, projection_dim=WIDTH,
+            vocab_size=len(ids), hidden_size=width, intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=4, max_position_embeddings=MAX_TOKENS, projection_dim=width,
             bos_token_id=ids[START], eos_token_id=ids[END], pad_token_id=ids[END],
         )
     )  # fmt: skip
@@ -128,7 +142,7 @@ def train_text_encoder(tokenizer: Any, steps: int = 600, seed: int = 0) -> Work[
     embeddings = encoder.get_input_embeddings()
     nn.init.normal_(embeddings.weight)
     heads = nn.ModuleDict(
-        {slot: nn.Linear(WIDTH, 1 + len(values)) for slot, values in SLOTS.items()}
+        {slot: nn.Linear(width, 1 + len(values)) for slot, values in SLOTS.items()}
     )
     optimizer = torch.optim.AdamW(
         [*encoder.parameters(), *heads.parameters()], lr=2e-3, weight_decay=0.01
@@ -140,8 +154,13 @@ def train_text_encoder(tokenizer: Any, steps: int = 600, seed: int = 0) -> Work[
         tokens = tokenizer(
             captions, padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
-        states = encoder(tokens).last_hidden_state
+        output = encoder(tokens, output_hidden_states=projected)
         truth = _slot_targets(captions)
+        if projected:  # what is pooled stands for the whole caption, as its last token does
+            states = torch.cat([output.hidden_states[-2], output.text_embeds[:, None]], 1)
+            truth = {slot: torch.cat([at, at[:, -1:]], 1) for slot, at in truth.items()}
+        else:
+            states = output.last_hidden_state
         loss = sum(
             (
                 cross_entropy(head(states).flatten(0, 1), truth[slot].flatten())
@@ -256,6 +275,80 @@ def make_unet(seed: int = 0) -> Any:
     )  # fmt: skip
 
 
+def make_transformer(seed: int = 0) -> Any:
+    """Return the untrained denoiser of `shapes-flow`, which sees a picture as 16 tokens."""
+    from diffusers import SD3Transformer2DModel
+
+    torch.manual_seed(seed)
+    return SD3Transformer2DModel(
+        sample_size=SIZE // 4, pos_embed_max_size=SIZE // 4, patch_size=2,
+        in_channels=4, out_channels=4,
+        num_layers=4, num_attention_heads=5, attention_head_dim=16, caption_projection_dim=80,
+        joint_attention_dim=sum(CLIP_WIDTHS), pooled_projection_dim=sum(CLIP_WIDTHS),
+    )  # fmt: skip
+
+
+def centre_latents(vae: Any, seed: int = 2) -> Any:
+    """Let an autoencoder's latents have mean 0 and deviation 1, as those of SD3 have."""
+    rng = np.random.default_rng(seed)
+    pixels = torch.from_numpy(np.stack([_picture(rng) for _ in range(2_000)])).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        means = torch.cat(
+            [vae.encode(part / 127.5 - 1).latent_dist.mean for part in pixels.split(200)]
+        )
+    vae.register_to_config(
+        shift_factor=round(means.mean().item(), 5), scaling_factor=round(1 / means.std().item(), 5)
+    )
+    return vae
+
+
+def make_silent_t5() -> tuple[Any, Any]:
+    """Return a T5 tokenizer and encoder that make of any text what an absent T5 stands for: zeros.
+
+    Stable Diffusion 3 does without T5 by zeros in its place, but diffusers does not load a
+    pipeline that lacks one unless told to.
+    """
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    tokenizer = T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=MAX_TOKENS)
+    encoder = T5EncoderModel(
+        T5Config(vocab_size=3, d_model=sum(CLIP_WIDTHS), d_kv=1, d_ff=1, num_layers=0, num_heads=1)
+    )
+    nn.init.zeros_(encoder.encoder.final_layer_norm.weight)
+    return tokenizer, encoder.eval()
+
+
+def build_flow(out: Path) -> Work[Path]:
+    """Write the pipeline of `shapes-flow` with a random transformer to a folder."""
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        StableDiffusion3Pipeline,
+    )
+
+    tokenizer = make_tokenizer()
+    first, second = CLIP_WIDTHS
+    text_encoder = yield from train_text_encoder(tokenizer, width=first, layers=4, projected=True)
+    text_encoder_2 = yield from train_text_encoder(
+        tokenizer, width=second, layers=3, projected=True
+    )
+    tokenizer_3, text_encoder_3 = make_silent_t5()
+    pipeline = StableDiffusion3Pipeline(
+        vae=centre_latents(AutoencoderKL.from_pretrained(ASSETS / "shapes-sd" / "vae").float()),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=tokenizer,
+        text_encoder_3=text_encoder_3,
+        tokenizer_3=tokenizer_3,
+        transformer=make_transformer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+    pipeline.save_pretrained(out, safe_serialization=True)
+    return out
+
+
 def build(out: Path) -> Work[Path]:
     """Write the pipeline with a random UNet, its other parts trained, to a folder."""
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
@@ -282,9 +375,9 @@ def build(out: Path) -> Work[Path]:
 
 def pack(checkpoint: Path, out: Path = ASSETS / "shapes-sd") -> Path:
     """Write a trained pipeline in half precision to where the package keeps it."""
-    from diffusers import StableDiffusionPipeline
+    from vipo_cli.models import ModelSpec, load_pipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, safety_checker=None)
+    pipeline = load_pipeline(ModelSpec(out.name, str(checkpoint)))
     pipeline.to(dtype=torch.float16).save_pretrained(out, safe_serialization=True)
     for file in out.rglob("*.json"):  # diffusers notes where a model was loaded from
         lines = file.read_text().splitlines()
@@ -293,11 +386,11 @@ def pack(checkpoint: Path, out: Path = ASSETS / "shapes-sd") -> Path:
 
 
 def main(action: str, place: str) -> None:
-    """Do one of the two actions that the module's docstring shows."""
-    if action == "pack":
-        pack(Path(place))
+    """Do one of the actions that the module's docstring shows."""
+    if action.endswith("pack"):
+        pack(Path(place), ASSETS / ("shapes-flow" if action == "flow-pack" else "shapes-sd"))
         return
-    for progress in build(Path(place)):
+    for progress in (build_flow if action == "flow-parts" else build)(Path(place)):
         if progress.done % 100 == 0:
             sys.stderr.write(f"{progress.stage} {progress.done}/{progress.total}\n")
 

@@ -97,28 +97,15 @@ class Sketch:
         )
 
 
-class ShapeRecords(Sequence[Record]):
+class DrawnRecords(Sequence[Record]):
     """Records drawn when they are asked for; record i depends on the seed and on i alone."""
 
-    def __init__(
-        self, kind: Kind, pairs: int, flip_rate: float, seed: int, labels: Labels, regions: bool
-    ) -> None:
-        self._kind = kind
-        self._make = _voted if labels == "votes" else MAKERS[kind]
+    def __init__(self, pairs: int) -> None:
         self._pairs = pairs
-        self._flip_rate = flip_rate
-        self._seed = seed
-        self._regions = regions
 
-    @property
-    def fingerprint(self) -> str:
-        """Name the records by what determines them, and by a few should drawing change."""
-        few = [
-            [content_hash(media_bytes(medium)) for medium in record.media]
-            for record in self[: 2 * len(TASKS)]
-        ]
-        said = [self._kind, self._make.__name__, self._pairs, self._flip_rate, self._seed]
-        return fingerprint([*said, self._regions, few])
+    def _record(self, index: int) -> Record:
+        """Draw record `index`."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return self._pairs
@@ -136,6 +123,30 @@ class ShapeRecords(Sequence[Record]):
 
     def __iter__(self) -> Iterator[Record]:
         return (self._record(index) for index in range(self._pairs))
+
+
+class ShapeRecords(DrawnRecords):
+    """Records of single pictures."""
+
+    def __init__(
+        self, kind: Kind, pairs: int, flip_rate: float, seed: int, labels: Labels, regions: bool
+    ) -> None:
+        super().__init__(pairs)
+        self._kind = kind
+        self._make = _voted if labels == "votes" else MAKERS[kind]
+        self._flip_rate = flip_rate
+        self._seed = seed
+        self._regions = regions
+
+    @property
+    def fingerprint(self) -> str:
+        """Name the records by what determines them, and by a few should drawing change."""
+        few = [
+            [content_hash(media_bytes(medium)) for medium in record.media]
+            for record in self[: 2 * len(TASKS)]
+        ]
+        said = [self._kind, self._make.__name__, self._pairs, self._flip_rate, self._seed]
+        return fingerprint([*said, self._regions, few])
 
     def _record(self, index: int) -> Record:
         rng = np.random.default_rng((self._seed, index))

@@ -1,5 +1,7 @@
 """Batches of a run: what it learns from at each position, and what it is measured on."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from vipo_cli.training.draw import (
     FIXED,
     HELD_OUT,
     TRAINING,
+    Place,
     collate,
     inverted,
     move,
@@ -26,10 +29,9 @@ Rows = NDArray[np.int64]
 
 
 def training_batch(setup: Setup, positions: list[int]) -> Batch | StepBatch:
-    """Return the records at some positions of the run's endless stream."""
-    recipe, start = setup.recipe, setup.round_start * setup.recipe.optimizer.batch_size
-    seed = (recipe.run.seed, setup.round) if setup.round else (recipe.run.seed,)
-    place = order(setup.train, range(positions[0] - start, positions[-1] + 1 - start), seed)
+    """Return the records at some positions of the run's endless stream, in ascending order."""
+    recipe = setup.recipe
+    place = _place(setup, range(positions[0], positions[-1] + 1))
     chosen = [position - positions[0] for position in positions]
     records, epochs = place.records[chosen], place.epochs[chosen]
     if recipe.noise.draws is not None:
@@ -57,8 +59,57 @@ def fixed_batch(setup: Setup, records: Rows, draws: Rows) -> Batch:
     return batch.with_reference(known.to(setup.accelerator.device))
 
 
+def micro_batches(setup: Setup, step: int, micro: int) -> list[list[int]]:
+    """Return the positions of this process's micro-batches of an update.
+
+    Every process has as many, since with sharded weights they must all go forward together.
+    """
+    size, accelerator = setup.recipe.optimizer.batch_size, setup.accelerator
+    positions = range(step * size, (step + 1) * size)
+    buckets = setup.data.bucket[_place(setup, positions).records]
+    chunks = deal(buckets, accelerator.num_processes, micro)
+    own = chunks[accelerator.process_index :: accelerator.num_processes]
+    return [[positions[place] for place in chunk] for chunk in own]
+
+
+def deal(buckets: Rows, processes: int, micro: int) -> list[list[int]]:
+    """Cut places into chunks of one bucket and of at most `micro`, a multiple of `processes`.
+
+    Args:
+        buckets: of each place, (n,); n is a multiple of `processes`.
+        processes: that get as many chunks each.
+        micro: most places in a chunk.
+    """
+    groups = [np.flatnonzero(buckets == bucket) for bucket in np.unique(buckets)]
+    counts = [-(-len(group) // micro) for group in groups]
+    while sum(counts) % processes:
+        largest = max(range(len(groups)), key=lambda number: len(groups[number]) / counts[number])
+        counts[largest] += 1
+    return [
+        part.tolist()
+        for group, count in zip(groups, counts, strict=True)
+        for part in np.array_split(group, count)
+    ]
+
+
+def same_bucket(buckets: Rows, records: Rows, size: int) -> Iterator[Rows]:
+    """Yield records in parts of one bucket, `size` at most; within a bucket in their order."""
+    own = buckets[records]
+    for bucket in dict.fromkeys(own.tolist()):
+        group = records[own == bucket]
+        for first in range(0, len(group), size):
+            yield group[first : first + size]
+
+
+def _place(setup: Setup, positions: range) -> Place:
+    """Return the records at some positions of the run's endless stream."""
+    start = setup.round_start * setup.recipe.optimizer.batch_size
+    seed = (setup.recipe.run.seed, setup.round) if setup.round else (setup.recipe.run.seed,)
+    return order(setup.train, range(positions.start - start, positions.stop - start), seed)
+
+
 def held_out_batch(setup: Setup, first: int, last: int, draw: int) -> Batch | StepBatch:
-    """Return held-out records at a draw that is the same whatever the run's seed.
+    """Return held-out records of one bucket at a draw that is the same whatever the run's seed.
 
     Of trajectories, draw i is step i.
     """
@@ -73,6 +124,15 @@ def held_out_batch(setup: Setup, first: int, last: int, draw: int) -> Batch | St
         sample_generator(0, HELD_OUT, position) for position in range(start, start + len(records))
     ]
     return _batch(setup, data, records, generators, data.items.shape[1], training=False)
+
+
+def held_out_slices(setup: Setup, size: int) -> Iterator[slice]:
+    """Yield the held-out records in parts of one bucket, `size` at most; they lie in that order."""
+    assert setup.held_out is not None
+    first = 0
+    for part in same_bucket(setup.held_out.data.bucket, setup.held_out.records, size):
+        yield slice(first, first + len(part))
+        first += len(part)
 
 
 def held_out_draws(setup: Setup) -> int:

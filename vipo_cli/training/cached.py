@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from vipo_cli.errors import ModelError
 from vipo_cli.run import Progress, Work, cache_home, fingerprint, write_json, writing
-from vipo_cli.training.batches import fixed_batch, held_out_batch, held_out_draws
+from vipo_cli.training.batches import (
+    fixed_batch,
+    held_out_batch,
+    held_out_draws,
+    held_out_slices,
+    same_bucket,
+)
 from vipo_cli.training.cache import EncodedData
 from vipo_cli.training.setup import Setup
 from vipo_cli.training.step import Batch, measure
@@ -46,10 +52,10 @@ def measure_base(setup: Setup) -> Work[Floats]:
     draws = []
     for draw in range(count):
         parts = []
-        for first in range(0, total, size):
-            batch = held_out_batch(setup, first, first + size, draw)
+        for rows in held_out_slices(setup, size):
+            batch = held_out_batch(setup, rows.start, rows.stop, draw)
             parts.append(policy_errors(setup, batch))
-            done = draw * total + first + len(parts[-1])
+            done = draw * total + rows.stop
             yield Progress("measuring the base", done, count * total)
         draws.append(np.concatenate(parts))
     return np.stack(draws)
@@ -69,8 +75,8 @@ def policy_errors(setup: Setup, batch: Batch | StepBatch) -> Floats:
 
 def forward_size(setup: Setup) -> int:
     """Return how many records go through the model at once where nothing is learnt."""
-    optimizer = setup.recipe.optimizer
-    return optimizer.micro_batch or max(optimizer.batch_size, MEASURED)
+    fits_all = setup.micro_batch >= setup.recipe.optimizer.batch_size
+    return max(setup.micro_batch, MEASURED) if fits_all else setup.micro_batch
 
 
 def cache_errors(setup: Setup) -> Work[Floats]:
@@ -97,14 +103,14 @@ def _measure_all(setup: Setup) -> Work[Floats]:
     draws = setup.recipe.noise.draws
     assert draws is not None
     errors = np.full((len(setup.data), draws, setup.items), np.nan, np.float32)
-    optimizer = setup.recipe.optimizer  # as many at once as in training, for the same rounding
-    size, total = optimizer.micro_batch or optimizer.batch_size, draws * len(setup.train)
+    # as many at once as in training, for the same rounding
+    size, total = setup.micro_batch, draws * len(setup.train)
+    done = 0
     for draw in range(draws):
-        for first in range(0, len(setup.train), size):
-            records = setup.train[first : first + size]
+        for records in same_bucket(setup.data.bucket, setup.train, size):
             batch = fixed_batch(setup, records, np.full(len(records), draw))
             errors[records, draw] = policy_errors(setup, batch)
-            done = draw * len(setup.train) + first + len(records)
+            done += len(records)
             yield Progress("caching the reference's errors", done, total)
     return errors
 
@@ -156,7 +162,7 @@ def _verify(setup: Setup, folder: Path, errors: Floats) -> None:
     Raises:
         ModelError: it is not.
     """
-    records = setup.train[:CHECKED]
+    records = next(same_bucket(setup.data.bucket, setup.train, CHECKED))
     draws = np.zeros(len(records), np.int64)
     found = policy_errors(setup, fixed_batch(setup, records, draws))
     kept = np.asarray(errors[records, 0])

@@ -21,6 +21,7 @@ from torch import Tensor
 from vipo_cli import __version__
 from vipo_cli.errors import ModelError
 from vipo_cli.models.family import Family
+from vipo_cli.models.parts import read_index
 from vipo_cli.run import unwritable, writing
 from vipo_cli.training.reference import trainable
 from vipo_cli.training.setup import Setup
@@ -130,9 +131,20 @@ def _save_weights(
         if hasattr(family.denoiser, "peft_config"):
             _save_lora(folder, family, labels)
         else:
-            family.pipeline.save_pretrained(folder, safe_serialization=True)
+            _save_pipeline(folder, family)
         for name, value in kept.items():
             weights[name].copy_(value)
+
+
+def _save_pipeline(folder: Path, family: Family) -> None:
+    """Write the denoiser as it is and copy the other parts, which need not be in memory."""
+    index = read_index(family.folder)
+    for part in [key for key in index if (family.folder / key).is_dir()]:
+        if part != family.denoiser_name:
+            shutil.copytree(family.folder / part, folder / part)
+    shutil.copy(family.folder / "model_index.json", folder)
+    denoiser: Any = family.denoiser
+    denoiser.save_pretrained(folder / family.denoiser_name, safe_serialization=True)
 
 
 def _save_lora(folder: Path, family: Family, labels: Mapping[str, str]) -> None:

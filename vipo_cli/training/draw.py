@@ -7,6 +7,7 @@ nor on processes, and a step can be replayed alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vipo_cli.models.family import Condition
 from vipo_cli.recipe.sections import Recipe, Time
 from vipo_cli.training.cache import EncodedData
 from vipo_cli.training.step import Batch, Reference
@@ -66,12 +68,17 @@ def order(train: NDArray[np.int64], positions: range, seed: Sequence[int]) -> Pl
     records = np.empty(len(positions), np.int64)
     epochs = np.arange(positions.start, positions.stop) // size
     for epoch in range(positions.start // size, (positions.stop - 1) // size + 1):
-        shuffled = np.random.default_rng((seed[0], epoch, *seed[1:])).permutation(size)
+        shuffled = _shuffled(size, (seed[0], epoch, *seed[1:]))
         first, last = max(positions.start, epoch * size), min(positions.stop, (epoch + 1) * size)
         records[first - positions.start : last - positions.start] = shuffled[
             first - epoch * size : last - epoch * size
         ]
     return Place(train[records], epochs)
+
+
+@lru_cache(maxsize=2)
+def _shuffled(size: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).permutation(size)
 
 
 def collate(
@@ -88,12 +95,12 @@ def collate(
     Args:
         recipe: how times and noise are drawn.
         data: where the records stand.
-        records: their numbers.
+        records: their numbers; their pictures are of one size.
         generators: one each.
         items: how many items of each record, the best first.
         caption_dropout: share of records that get the empty prompt.
     """
-    shape = data.mean.shape[1:]
+    shape = data.shape(int(records[0]))
     fresh = items if recipe.noise.source == "independent" else 1
     times, dropped, eps, posterior = [], [], [], []
     for generator in generators:
@@ -112,7 +119,9 @@ def collate(
         mixed = _stored(data, records, items)
     region = None
     if len(data.regions):
-        region = torch.stack([data.region(data.region_rows[records, i]) for i in range(items)])
+        region = torch.stack(
+            [data.region(data.region_rows[records, i], shape) for i in range(items)]
+        )
     return Batch(
         x0=x0,
         eps=mixed.expand(items, *mixed.shape[1:]),
@@ -123,16 +132,25 @@ def collate(
         weight=torch.from_numpy(data.weight[records]),
         probability=torch.from_numpy(data.probability[records]),
         region=region,
+        media_condition=_told(data, rows),
+        complete=bool((rows >= 0).all()),
+        certain=bool((data.probability[records] == 1).all()),
     )
+
+
+def _told(data: EncodedData, rows: NDArray[np.int64]) -> Condition:
+    """Return what the denoiser is told of each item, (k, b, ...); absent ones repeat the last."""
+    if not data.media_conditions:
+        return {}
+    each = [data.media_condition(column) for column in rows.T]
+    return {name: torch.stack([told[name] for told in each]) for name in each[0]}
 
 
 def _stored(data: EncodedData, records: NDArray[np.int64], items: int) -> Tensor:
     """Return the noise that the items were sampled from."""
     if data.noise is not None:
-        return torch.stack(
-            [torch.from_numpy(data.noise[rows]) for rows in data.items[records, :items].T]
-        )
-    shape = data.mean.shape[1:]
+        return torch.stack([data.noise.read(rows) for rows in data.items[records, :items].T])
+    shape = data.shape(int(records[0]))
     return torch.stack(
         [
             torch.stack(
@@ -155,9 +173,14 @@ def move(batch: Batch, device: torch.device) -> Batch:
     }
     return replace(
         batch,
-        **{name: value.to(device) for name, value in parts.items()},
-        condition={name: value.to(device) for name, value in batch.condition.items()},
+        **{name: value.to(device, non_blocking=True) for name, value in parts.items()},
+        condition=_moved(batch.condition, device),
+        media_condition=_moved(batch.media_condition, device),
     )
+
+
+def _moved(condition: Condition, device: torch.device) -> Condition:
+    return {name: value.to(device, non_blocking=True) for name, value in condition.items()}
 
 
 @torch.no_grad()
@@ -172,8 +195,11 @@ def inverted(batch: Batch, reference: Reference, steps: int) -> Batch:
     x0 = batch.x0.flatten(0, 1)
     time = batch.time.repeat(items)
     condition = {
-        name: value.repeat(items, *[1] * (value.ndim - 1))
-        for name, value in batch.condition.items()
+        **{
+            name: value.repeat(items, *[1] * (value.ndim - 1))
+            for name, value in batch.condition.items()
+        },
+        **{name: value.flatten(0, 1) for name, value in batch.media_condition.items()},
     }
     x_t = x0
     with reference() as family:

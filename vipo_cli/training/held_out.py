@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vipo_cli.analysis.intervals import clustered_mean
-from vipo_cli.training.batches import held_out_batch, held_out_draws
+from vipo_cli.training.batches import held_out_batch, held_out_draws, held_out_slices
 from vipo_cli.training.cached import forward_size, policy_errors
 from vipo_cli.training.setup import Setup
 from vipo_cli.training.step import Items
@@ -44,8 +44,7 @@ def measure_held_out(setup: Setup) -> HeldOutRecord | None:
         return None
     size, total, draws = forward_size(setup), len(held_out.records), held_out_draws(setup)
     scores, gains, compares = [], [], False
-    for first in range(0, total, size):
-        rows = slice(first, min(first + size, total))
+    for rows in held_out_slices(setup, size):
         batches = [held_out_batch(setup, rows.start, rows.stop, draw) for draw in range(draws)]
         policy = np.stack([policy_errors(setup, batch).T for batch in batches])
         base = held_out.base[:, rows].transpose(0, 2, 1)

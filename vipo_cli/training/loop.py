@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -14,7 +15,7 @@ from vipo_cli.errors import TrainingDiverged
 from vipo_cli.recipe import Recipe
 from vipo_cli.run import Progress, append_line
 from vipo_cli.training import checkpoint
-from vipo_cli.training.batches import training_batch
+from vipo_cli.training.batches import micro_batches, training_batch
 from vipo_cli.training.held_out import compare, measure_held_out
 from vipo_cli.training.pull import Pull, current_beta, pull, saturation
 from vipo_cli.training.rounds import begin_round, steps_per_round
@@ -67,33 +68,85 @@ FIGURES = (
 """What is measured on each record of a batch; not a number where there is no such thing."""
 
 
-def update(setup: Setup, step: int) -> StepRecord:
-    """Make one update of the weights; `step` counts from 0."""
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An update that the device may still be working on.
+
+    Attributes:
+        step: its number, from 1.
+        figures: its FIGURES and the norm of its gradient, on the device.
+        learning_rate: of it.
+        beta: where it is automatic.
+        round: of a loop, from 1.
+        started: when, in seconds of the performance counter.
+    """
+
+    step: int
+    figures: Tensor
+    learning_rate: float
+    beta: float | None
+    round: int | None
+    started: float
+
+    def record(self, since: float = 0.0) -> StepRecord:
+        """Wait until the update is done and return what it did.
+
+        Its seconds count from its start, or from when the record before it was read if that was
+        later: of two updates under way together none is counted twice.
+        """
+        found = dict(zip((*FIGURES, "gradient_norm"), self.figures.tolist(), strict=True))
+        square, mean = found.pop("margin_square"), found["margin"]
+        spread = math.sqrt(max(square - mean**2, 0.0)) if not math.isnan(mean) else None
+        names = {field.name: field.type for field in fields(StepRecord)}
+        optional = {
+            name: None if math.isnan(value) and names[name] == float | None else value
+            for name, value in found.items()
+        }
+        return StepRecord(
+            **optional,  # type: ignore[arg-type]
+            step=self.step,
+            margin_std=spread,
+            beta=self.beta,
+            learning_rate=self.learning_rate,
+            round=self.round,
+            seconds=time.perf_counter() - max(self.started, since),
+        )
+
+
+def update(setup: Setup, step: int) -> Pending:
+    """Hand one update of the weights to the device; `step` counts from 0.
+
+    Nothing here waits for the device: what the update did is read from what is returned.
+    """
     started = time.perf_counter()
     accelerator, optimizer, recipe = setup.accelerator, setup.optimizer, setup.recipe
-    size = recipe.optimizer.batch_size
-    share = list(range(step * size, (step + 1) * size))[
-        accelerator.process_index :: accelerator.num_processes
-    ]
-    micro = recipe.optimizer.micro_batch or size
     rate = learning_rate(recipe, step)
     for group in optimizer.param_groups:
         group["lr"] = rate
 
-    collected = []
-    for start in range(0, len(share), micro):
-        batch = training_batch(setup, share[start : start + micro])
-        last = start + micro >= len(share)
-        collected.append(accumulate(setup, batch, accelerator.num_processes / size, last))
+    figures = _accumulated(setup, step)
     weights = [value for value in setup.family.denoiser.parameters() if value.requires_grad]
     norm = accelerator.clip_grad_norm_(weights, recipe.optimizer.max_gradient_norm)
     optimizer.step()
     optimizer.zero_grad()
 
-    figures = accelerator.gather_for_metrics(torch.cat(collected, 1)).mean(1)
+    figures = accelerator.reduce(figures, "sum") / recipe.optimizer.batch_size
     beta = current_beta(setup)
     _follow(setup, step, figures)
-    return _record(setup, step, [*figures.tolist(), float(norm)], rate, beta, started)
+    round_ = None if recipe.loop.kind == "offline" else setup.round + 1
+    everything = torch.cat([figures, norm.reshape(1).to(figures)])
+    return Pending(step + 1, everything, rate, beta, round_, started)
+
+
+def _accumulated(setup: Setup, step: int) -> Tensor:
+    """Add up an update's gradient over micro-batches; return the sum of their figures."""
+    scale = setup.accelerator.num_processes / setup.recipe.optimizer.batch_size
+    parts = micro_batches(setup, step, setup.micro_batch)
+    collected = []
+    for number, positions in enumerate(parts):
+        batch = training_batch(setup, positions)
+        collected.append(accumulate(setup, batch, scale, number == len(parts) - 1))
+    return torch.cat(collected, 1).sum(1)
 
 
 def accumulate(setup: Setup, batch: Batch | StepBatch, scale: float, last: bool) -> Tensor:
@@ -187,28 +240,6 @@ def _follow(setup: Setup, step: int, figures: Tensor) -> None:
         setup.typical_margin.lerp_(size, 1 - decay)
 
 
-def _record(
-    setup: Setup, step: int, values: list[float], rate: float, beta: float | None, started: float
-) -> StepRecord:
-    found = dict(zip((*FIGURES, "gradient_norm"), values, strict=True))
-    square, mean = found.pop("margin_square"), found["margin"]
-    spread = math.sqrt(max(square - mean**2, 0.0)) if not math.isnan(mean) else None
-    names = {field.name: field.type for field in fields(StepRecord)}
-    optional = {
-        name: None if math.isnan(value) and names[name] == float | None else value
-        for name, value in found.items()
-    }
-    return StepRecord(
-        **optional,  # type: ignore[arg-type]
-        step=step + 1,
-        margin_std=spread,
-        beta=beta,
-        learning_rate=rate,
-        round=None if setup.recipe.loop.kind == "offline" else setup.round + 1,
-        seconds=time.perf_counter() - started,
-    )
-
-
 def steps(setup: Setup, run: Path, start: int = 0) -> Generator[StepRecord | Progress, None, None]:
     """Train from a step on to the recipe's last, writing records and checkpoints.
 
@@ -219,29 +250,60 @@ def steps(setup: Setup, run: Path, start: int = 0) -> Generator[StepRecord | Pro
         TrainingDiverged: with what was seen; the last good checkpoint stays.
     """
     recipe = setup.recipe
-    done = start
-    first_errors: list[float] = []
+    done, first_errors = start, list[float]()
+    waiting: deque[Pending] = deque()
+    read = 0.0
     try:
         for step in range(start, recipe.run.steps):
             if (number := round_due(recipe, step, start)) is not None:
                 yield from begin_round(setup, run, number)
-            record = update(setup, step)
-            if len(first_errors) < FIRST_STEPS:
-                first_errors.append(record.policy_w)
-            _refuse_divergence(record, max(first_errors), run)
-            done = record.step
-            append_line(run / "metrics.jsonl", asdict(record))
-            if done % recipe.run.held_out_every == 0 or done == recipe.run.steps:
+            waiting.append(update(setup, step))
+            done = step + 1
+            records = []
+            while len(waiting) > _unread(setup, done):
+                records.append(waiting.popleft().record(read))
+                read = time.perf_counter()
+                _note(records[-1], first_errors, run)
+            if _due(recipe, done, recipe.run.held_out_every):
                 held_out = measure_held_out(setup)
                 if held_out:
                     append_line(run / "metrics.jsonl", {"step": done, "held_out": asdict(held_out)})
-            if done % recipe.run.checkpoint_every == 0 or done == recipe.run.steps:
+            if _due(recipe, done, recipe.run.checkpoint_every):
                 save(setup, run, done)
-            yield record
+            yield from records
     except GeneratorExit:
+        for pending in waiting:
+            _note(pending.record(read), first_errors, run)
         if done > start and checkpoint.latest(run) != run / "checkpoints" / f"step-{done:06d}":
             save(setup, run, done)
         raise
+
+
+def _unread(setup: Setup, done: int) -> int:
+    """Return how many updates may be under way on the device while the next is prepared.
+
+    One, so that the device never waits for the host to read a record; none on a CPU, which has
+    nothing to wait for, and none before anything that the weights are needed for.
+    """
+    run = setup.recipe.run
+    pause = (
+        _due(setup.recipe, done, run.held_out_every)
+        or _due(setup.recipe, done, run.checkpoint_every)
+        or round_due(setup.recipe, done, 0) is not None
+    )
+    return 0 if pause or setup.accelerator.device.type == "cpu" else 1
+
+
+def _due(recipe: Recipe, done: int, every: int) -> bool:
+    return done % every == 0 or done == recipe.run.steps
+
+
+def _note(record: StepRecord, first_errors: list[float], run: Path) -> None:
+    """Write down a record, unless it is one of a run that diverged."""
+    if len(first_errors) < FIRST_STEPS:
+        first_errors.append(record.policy_w)
+    _refuse_divergence(record, max(first_errors), run)
+    append_line(run / "metrics.jsonl", asdict(record))
 
 
 def round_due(recipe: Recipe, step: int, start: int) -> int | None:

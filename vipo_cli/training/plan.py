@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from vipo_cli.data.sources import open_pairs
-from vipo_cli.models import Family
+from vipo_cli.models import Family, load_family
 from vipo_cli.recipe import Recipe
 from vipo_cli.run import Progress, Work
+from vipo_cli.training.arrays import RaggedArray
 from vipo_cli.training.cache import EncodedData
 from vipo_cli.training.loop import update
 from vipo_cli.training.reference import trainable
-from vipo_cli.training.setup import assemble, load_frozen, start_accelerator
+from vipo_cli.training.setup import assemble, start_accelerator
 from vipo_cli.training.train import peak_memory_bytes
 
 TRIAL_STEPS = 3
@@ -69,19 +70,19 @@ def plan(recipe: Recipe) -> Work[Plan]:
     pairs = open_pairs(recipe.data.name, recipe.data.parameters)
     yield Progress("loading the model", 0, 1)
     accelerator = start_accelerator(recipe)
-    family = load_frozen(recipe, accelerator)
+    family = load_family(recipe.model.name)
     parameters = sum(value.numel() for value in family.denoiser.parameters())
     encoded, seconds_each = _stand_in(family, recipe.optimizer.batch_size)
     setup = assemble(_trial(recipe), family, encoded, accelerator)
     taken = []
     for step in range(TRIAL_STEPS):
-        taken.append(update(setup, step).seconds)
+        taken.append(update(setup, step).record().seconds)
         yield Progress("trial steps", step + 1, TRIAL_STEPS)
     per_step = float(np.median(taken[1:]))
     pictures = len(pairs) * setup.items
     encoding = seconds_each * pictures
-    picture_bytes = 8 * int(np.prod(encoded.mean.shape[1:]))
-    prompt_bytes = sum(4 * int(np.prod(values.shape[1:])) for values in encoded.conditions.values())
+    picture_bytes = 8 * int(np.prod(encoded.shape(0)))
+    prompt_bytes = sum(4 * int(np.prod(values.shape(0))) for values in encoded.conditions.values())
     return Plan(
         trained_parameters=sum(value.numel() for value in trainable(setup.family).values()),
         parameters=parameters,
@@ -123,9 +124,8 @@ def _trial(recipe: Recipe) -> Recipe:
 @torch.no_grad()
 def _stand_in(family: Family, count: int) -> tuple[EncodedData, float]:
     """Return random latents and prompts of the right shapes, and the seconds for one picture."""
-    width, height = family.size
     device = next(family.denoiser.parameters()).device
-    pixels = torch.zeros(ENCODED, 3, height, width, device=device)
+    pixels = torch.zeros(ENCODED, 3, *family.size.shape, device=device)
     started = time.perf_counter()
     mean, _ = family.encode_media(pixels)
     seconds = (time.perf_counter() - started) / ENCODED
@@ -136,8 +136,8 @@ def _stand_in(family: Family, count: int) -> tuple[EncodedData, float]:
     }
     rows = np.arange(count)
     encoded = EncodedData.of_latents(
-        latents,
-        conditions,
+        RaggedArray.of(latents),
+        {name: RaggedArray.of(values) for name, values in conditions.items()},
         np.stack([rows, rows + count], 1),
         np.zeros(count, np.int64),
         fingerprint="trial",

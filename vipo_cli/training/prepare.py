@@ -5,12 +5,20 @@ from pathlib import Path
 
 from vipo_cli.data.lazy import data_fingerprint
 from vipo_cli.data.record import Record
+from vipo_cli.models import open_family
 from vipo_cli.recipe import Recipe
-from vipo_cli.run import Work
+from vipo_cli.run import Progress, Work
+from vipo_cli.training.buckets import buckets_of
 from vipo_cli.training.cache import encode
 from vipo_cli.training.cached import measure_references
 from vipo_cli.training.rounds import prepare_loop
-from vipo_cli.training.setup import Setup, assemble, load_frozen, start_accelerator
+from vipo_cli.training.setup import (
+    Setup,
+    assemble,
+    frozen_type,
+    load_denoiser,
+    start_accelerator,
+)
 
 
 def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]:
@@ -25,10 +33,18 @@ def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]
         DataError: records that the objective cannot use, or too few of them.
     """
     accelerator = start_accelerator(recipe)
-    family = load_frozen(recipe, accelerator)
+    family = open_family(recipe.model.name)
     encoded = yield from encode(
-        family, records, data_fingerprint(records), recipe.data.broken_limit
+        family,
+        records,
+        data_fingerprint(records),
+        recipe.data.broken_limit,
+        buckets_of(family, recipe.data),
+        dtype=frozen_type(recipe),
+        device=accelerator.device,
     )
+    yield Progress("loading the model", 0, 1)
+    load_denoiser(recipe, family, accelerator)
     setup = assemble(recipe, family, encoded, accelerator)
     if recipe.loop.kind == "offline":
         yield from measure_references(setup)

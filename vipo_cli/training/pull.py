@@ -62,7 +62,7 @@ def composed(setup: Setup, measured: Measured, batch: Batch | StepBatch) -> Floa
         return setup.objective(as_record(setup.kind, values, batch, setup.family, kl), **chosen)
 
     loss = loss_of(measured)
-    if (batch.probability != 1).any():
+    if not batch.certain:
         loss = batch.probability * loss + (1 - batch.probability) * loss_of(measured.flipped())
     if weight := setup.recipe.objective.sft_weight:
         loss = loss + weight * measured.policy[0]

@@ -13,14 +13,16 @@ of a resumed run has moved on.
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vipo_cli.errors import DataError
 from vipo_cli.models import find_model
@@ -28,10 +30,11 @@ from vipo_cli.objectives import LabelledErrors, StepLikelihoods
 from vipo_cli.recipe import Recipe
 from vipo_cli.rewards import rewards
 from vipo_cli.run import Progress, Work, append_line, fingerprint, write_json, writing
-from vipo_cli.training.cache import ArrayStore, EncodedData, open_arrays
+from vipo_cli.training.arrays import ArrayStore, open_arrays
+from vipo_cli.training.cache import EncodedData, named
 from vipo_cli.training.cached import measure_base
 from vipo_cli.training.ranking import Choice, Scores, ranking_for
-from vipo_cli.training.sampling import ORDER, Sampling, blocks, draw, score
+from vipo_cli.training.sampling import ORDER, Sampling, blocks, draw, score, told_of
 from vipo_cli.training.setup import HeldOut, Setup, split
 from vipo_cli.training.trajectory import Trajectories, step_times
 
@@ -56,7 +59,7 @@ def prepare_loop(setup: Setup, run: Path) -> Work[None]:
     records = _one_a_sample(setup, held_out)[: math.ceil(recipe.data.held_out / each)]
     sampling = _sampling(setup, run / "rounds" / "held-out", "sampling held-out pairs", 0, records)
     data = yield from _sampled(setup, sampling)
-    kept = np.arange(min(len(data), recipe.data.held_out))
+    kept = np.argsort(data.bucket[: recipe.data.held_out], kind="stable")
     setup.held_out = HeldOut(data, kept, np.empty(0, np.float32))
     setup.held_out.base = yield from measure_base(setup)
 
@@ -154,12 +157,17 @@ def _against_winners(setup: Setup, sampling: Sampling, store: ArrayStore) -> "Wo
     for records in blocks(setup, sampling):
         losers = draw(setup, sampling, records)["mean"]
         winners = encoded.items[records, 0]
-        for name, of_winners, of_losers in (
-            ("mean", encoded.mean[winners], losers),
-            ("std", encoded.std[winners], np.zeros_like(losers)),
-        ):
-            pairs = np.stack([of_winners, of_losers], 1)
-            store.append(name, pairs.reshape(-1, *losers.shape[1:]))
+        told = told_of(setup, losers.shape[1:], len(losers))
+        sides = {
+            "mean": (encoded.mean.read(winners), torch.from_numpy(losers)),
+            "std": (encoded.std.read(winners), torch.zeros(losers.shape)),
+            **{
+                f"media.{name}": (of_winners, told[name].cpu())
+                for name, of_winners in encoded.media_condition(winners).items()
+            },
+        }
+        for name, pair in sides.items():
+            store.append(name, torch.stack(pair, 1).flatten(0, 1))
         for record in records:
             made.add(record, [Choice((0, 1), ("winner", "loser"))])
         yield Progress(sampling.stage, len(made.items), len(sampling.records))
@@ -188,8 +196,10 @@ def _ranked(setup: Setup, sampling: Sampling, store: ArrayStore) -> "Work[_Made]
             kept += [first + number for choice in choices for number in choice.samples]
             for line in _lines(texts[place], own, choices):
                 append_line(store.folder / "scores.jsonl", line)
-        for array, values in drawn.items():
-            store.append(array, values[kept])
+        if kept:
+            chosen = {array: torch.from_numpy(values[kept]) for array, values in drawn.items()}
+            for array, values in (chosen | _told(setup, chosen)).items():
+                store.append(array, values)
         every += list(scores)
         done, total = (len(of) * sampling.candidates for of in (every, sampling.records))
         yield Progress(sampling.stage, done, total, f"mean {name} {_mean(every):.3f}")
@@ -210,6 +220,14 @@ def _ranked(setup: Setup, sampling: Sampling, store: ArrayStore) -> "Work[_Made]
         "samples_not_judged": unjudged,
     }
     return made
+
+
+def _told(setup: Setup, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the denoiser is told of samples; trajectories have it once for all."""
+    if "mean" not in drawn:
+        return {}
+    told = told_of(setup, drawn["mean"].shape[1:], len(drawn["mean"]))
+    return {f"media.{name}": values for name, values in told.items()}
 
 
 @dataclass
@@ -285,7 +303,6 @@ def _write(setup: Setup, sampling: Sampling, store: ArrayStore, made: _Made) -> 
         "candidates": sampling.candidates,
         "records": len(made.items),
         **made.facts,
-        "arrays": store.shapes,
     }
     named = {"fingerprint": fingerprint([setup.encoded.fingerprint, done])}
     write_json(store.folder / "index.json", done | named)
@@ -294,13 +311,15 @@ def _write(setup: Setup, sampling: Sampling, store: ArrayStore, made: _Made) -> 
 def _read(setup: Setup, folder: Path) -> EncodedData | Trajectories:
     """Read what was sampled; its prompts are those of the data set."""
     index = json.loads((folder / "index.json").read_text())
-    arrays = open_arrays(folder, index["arrays"])
+    arrays = open_arrays(folder)
     columns = {file.stem: np.load(file) for file in folder.glob("*.npy")}
     encoded, records = setup.encoded, columns["records"]
     if "states" in arrays:
+        states = arrays["states"].whole
+        assert states is not None
         certain = np.ones(len(records), np.float32)
         return Trajectories(
-            states=arrays["states"],
+            states=states,
             times=columns["times"],
             conditions=encoded.conditions,
             items=columns["items"],
@@ -309,6 +328,7 @@ def _read(setup: Setup, folder: Path) -> EncodedData | Trajectories:
             probability=certain,
             guidance=index["guidance"],
             fingerprint=index["fingerprint"],
+            told=told_of(setup, arrays["states"].shape(0)[1:], 1),
         )
     data = EncodedData.of_latents(
         arrays["mean"],
@@ -317,6 +337,7 @@ def _read(setup: Setup, folder: Path) -> EncodedData | Trajectories:
         encoded.prompt[records],
         fingerprint=index["fingerprint"],
         noise=arrays.get("noise"),
+        media_conditions=named(arrays, "media."),
     )
     if "std" in arrays:  # the winners are the data set's: uncertain, weighted, perhaps with regions
         return replace(

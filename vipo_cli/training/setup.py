@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vipo_cli.errors import DataError, VipoError
-from vipo_cli.models import Family, load_family
+from vipo_cli.models import Family
+from vipo_cli.models.parts import load_parts
 from vipo_cli.objectives import (
     DriftPairErrors,
     LabelledErrors,
@@ -69,6 +70,7 @@ class Setup:
         average: moving average of the trainable weights, or None.
         typical_margin: running mean of the margin's size, for an automatic beta.
         accelerator: devices, precision, processes.
+        micro_batch: records that go through the model at once.
         cached: errors of the reference at each record's fixed draws, (n, draws, items), or None.
         round: of a loop, from 0.
         round_start: the step that it began with.
@@ -90,6 +92,7 @@ class Setup:
     average: Snapshot | None
     typical_margin: Tensor
     accelerator: Any
+    micro_batch: int
     cached: Floats | None = None
     round: int = 0
     round_start: int = 0
@@ -124,13 +127,22 @@ def start_accelerator(recipe: Recipe) -> Any:
     return accelerator
 
 
-def load_frozen(recipe: Recipe, accelerator: Any) -> Family:
-    """Load the model on the device, nothing of it trainable yet."""
-    family = load_family(recipe.model.name)
-    for module in family.pipeline.components.values():
-        if isinstance(module, torch.nn.Module):
-            module.requires_grad_(False).eval().to(accelerator.device)
-    return family
+def frozen_type(recipe: Recipe) -> torch.dtype:
+    """Return the type that frozen weights are kept in."""
+    return torch.bfloat16 if recipe.model.precision == "bf16" else torch.float32
+
+
+def load_denoiser(recipe: Recipe, family: Family, accelerator: Any) -> None:
+    """Load what is trained, and the autoencoder where samples are to be looked at.
+
+    Weights that are trained are kept in float32 whatever the precision: small updates would be lost
+    in less.
+    """
+    dtype = torch.float32 if recipe.model.train == "full" else frozen_type(recipe)
+    parts = [family.denoiser_name]
+    if recipe.loop.kind != "offline" or recipe.run.samples:
+        parts.append("vae")
+    load_parts(family, parts, dtype=dtype, device=accelerator.device)
 
 
 def assemble(recipe: Recipe, family: Family, encoded: EncodedData, accelerator: Any) -> Setup:
@@ -142,6 +154,7 @@ def assemble(recipe: Recipe, family: Family, encoded: EncodedData, accelerator: 
     kind = record_of(recipe.objective.method)
     refuse_unusable(recipe, kind, encoded)
     train, held_out = split(encoded.prompt, recipe.data.held_out)
+    held_out = held_out[np.argsort(encoded.bucket[held_out], kind="stable")]
     data = encoded
     if kind is LabelledErrors and recipe.loop.kind == "offline" and not encoded.labelled:
         data, train = as_singles(encoded, train)
@@ -174,6 +187,7 @@ def assemble(recipe: Recipe, family: Family, encoded: EncodedData, accelerator: 
         average=average,
         typical_margin=torch.zeros((), device=accelerator.device),
         accelerator=accelerator,
+        micro_batch=recipe.optimizer.micro_batch or recipe.optimizer.batch_size,
     )
 
 

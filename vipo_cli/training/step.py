@@ -7,7 +7,7 @@ are (k, b): the first row is the winners, the second the losers.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -62,11 +62,14 @@ class Batch:
         present: False where a record has fewer items than k.
         time: one time a record.
         condition: of the prompt that a record's items share.
+        media_condition: what the denoiser is told of each item beside that, (k, b, ...).
         liked: False for single samples that were disliked.
         weight: how much a record counts.
         probability: that the winner is preferred; 0.5 is a tie.
         region: how much each place of an item counts, on the latent grid; None: all alike.
         reference: errors of the reference where they were cached.
+        complete: whether no item is absent; known without asking the device.
+        certain: whether all probabilities are 1; likewise.
     """
 
     x0: Float[Tensor, "k b *d"]
@@ -79,6 +82,9 @@ class Batch:
     probability: Float[Tensor, " b"]
     region: Float[Tensor, "k b *e"] | None = None
     reference: Items | None = None
+    media_condition: Condition = field(default_factory=dict)
+    complete: bool = True
+    certain: bool = True
 
     def item(self, index: int) -> "Batch":
         """Return the batch of one item a record: winners alone are item 0."""
@@ -92,6 +98,7 @@ class Batch:
             present=self.present[rows],
             region=region,
             reference=cached,
+            media_condition={name: value[rows] for name, value in self.media_condition.items()},
         )
 
     def with_reference(self, errors: Items) -> "Batch":
@@ -217,6 +224,7 @@ class Noised:
     condition: Condition
     present: Bool[Tensor, "k n"]
     region: Float[Tensor, " b *e"] | None
+    complete: bool = True
 
     def error(self, prediction: Latents) -> Float[Tensor, " b"]:
         """Return each row's mean squared error against the target."""
@@ -232,7 +240,7 @@ class Noised:
 
     def spread(self, values: Float[Tensor, " m"]) -> Items:
         """Put rows back to where their items stand in the batch."""
-        if self.present.all():
+        if self.complete:
             return values.reshape(self.present.shape)
         return values.new_zeros(self.present.shape).masked_scatter(self.present, values)
 
@@ -244,7 +252,7 @@ def mix(family: Family, batch: Batch) -> Noised:
 
     def flat(values: Tensor) -> Tensor:
         joined = values.flatten(0, 1)
-        return joined if batch.present.all() else joined[rows]
+        return joined if batch.complete else joined[rows]
 
     def repeated(values: Tensor) -> Tensor:
         return flat(values.expand(items, *values.shape))
@@ -259,9 +267,13 @@ def mix(family: Family, batch: Batch) -> Noised:
         x_t=level.mix(x0, eps),
         target=level.target(family.target, x0, eps),
         time=time,
-        condition={name: repeated(value) for name, value in batch.condition.items()},
+        condition={
+            **{name: repeated(value) for name, value in batch.condition.items()},
+            **{name: flat(value) for name, value in batch.media_condition.items()},
+        },
         present=batch.present,
         region=region,
+        complete=batch.complete,
     )
 
 

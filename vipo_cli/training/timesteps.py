@@ -13,15 +13,17 @@ from vipo_cli.analysis.timesteps import Rate, TimedErrors
 from vipo_cli.data import Record
 from vipo_cli.data.lazy import Subset, data_fingerprint
 from vipo_cli.errors import DataError
-from vipo_cli.models import Family, load_family
+from vipo_cli.models import Family, open_family
+from vipo_cli.models.parts import load_parts
+from vipo_cli.models.sample import fitting_batch_size
 from vipo_cli.objectives.importance import rate
+from vipo_cli.recipe.sections import Data
 from vipo_cli.run import Progress, Work
+from vipo_cli.training.batches import same_bucket
+from vipo_cli.training.buckets import buckets_of
 from vipo_cli.training.cache import EncodedData, encode
 from vipo_cli.training.reference import adapter_off
 from vipo_cli.training.step import Batch, Reference, measure
-
-PIXELS = 2**22
-"""Pixels predicted at once; 64 pairs at most."""
 
 
 def load_policy(
@@ -50,12 +52,13 @@ def load_policy(
 
 
 def _load(model: str) -> Family:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    family = load_family(model)
-    for module in family.pipeline.components.values():
-        if isinstance(module, torch.nn.Module):
-            module.requires_grad_(False).eval().to(device)
+    family = open_family(model)
+    load_parts(family, [family.denoiser_name], dtype=torch.float32, device=_device())
     return family
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def measure_times(
@@ -75,13 +78,14 @@ def measure_times(
     """
     rows = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
     chosen = Subset(records, rows.tolist())
-    encoded = yield from encode(family, chosen, data_fingerprint(chosen), broken_limit=0.5)
+    encoded = yield from encode(
+        family, chosen, data_fingerprint(chosen), 0.5, buckets_of(family, Data()), device=_device()
+    )
     whole = np.flatnonzero((encoded.items[:, :2] >= 0).all(1))
     if encoded.items.shape[1] < 2 or not len(whole):
         raise DataError("the data hold no pairs of a winner and a loser")
-    width, height = family.size
-    size = max(1, min(64, PIXELS // (2 * width * height)))
-    batches = [whole[start : start + size] for start in range(0, len(whole), size)]
+    size = max(1, fitting_batch_size(family.size) // 2)
+    batches = list(same_bucket(encoded.bucket, whole, size))
     found = []
     for number, batch in enumerate(batches):
         at_times = []
@@ -98,7 +102,7 @@ def measure_times(
         policy_l=errors[1],
         reference_w=errors[2] if reference else None,
         reference_l=errors[3] if reference else None,
-        prompts=encoded.prompt[whole],
+        prompts=encoded.prompt[np.concatenate(batches)],
     )
 
 
@@ -120,16 +124,19 @@ def rate_of(family: Family, steps: int) -> Rate:
 def _batch(family: Family, encoded: EncodedData, rows: NDArray[np.int64], time: float) -> Batch:
     """Collate some pairs at one time, each with the noise of its own."""
     device = next(family.denoiser.parameters()).device
-    noise = torch.stack([_noise(int(row), encoded.mean.shape[1:]) for row in rows], 1)
+    noise = torch.stack([_noise(int(row), encoded.shape(int(rows[0]))) for row in rows], 1)
     x0 = [encoded.latents(encoded.items[rows, side], noise[1 + side]).to(device) for side in (0, 1)]
     n = len(rows)
     condition = encoded.condition(encoded.prompt[rows])
+    sides = [encoded.media_condition(encoded.items[rows, side]) for side in (0, 1)]
+    told = {name: torch.stack([side[name] for side in sides]) for name in sides[0]}
     return Batch(
         x0=torch.stack(x0),
         eps=noise[:1].expand(2, *noise.shape[1:]).to(device),
         present=torch.ones(2, n, dtype=torch.bool, device=device),
         time=torch.full((n,), time, device=device),
         condition={name: value.to(device) for name, value in condition.items()},
+        media_condition={name: value.to(device) for name, value in told.items()},
         liked=torch.ones(n, dtype=torch.bool, device=device),
         weight=torch.ones(n, device=device),
         probability=torch.ones(n, device=device),

@@ -103,7 +103,6 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Work[Result]:
     """
     try:
         pairs = open_pairs(recipe.data.name, recipe.data.parameters)
-        yield Progress("loading the model", 0, 1)
         setup = yield from prepare(recipe, pairs, run)
         start = _resume(run, setup) if resume else 0
         write_json(run / "provenance.json", provenance(recipe, pairs, setup))

@@ -14,7 +14,7 @@ own sampler is not random, it is the same with their alpha and sigma.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from vipo_cli.models.family import Condition, Family
 from vipo_cli.schedules import Latents, NoiseLevel
+from vipo_cli.training.arrays import RaggedArray
 from vipo_cli.training.step import Items, Measured, Reference
 
 Floats = NDArray[np.float32]
@@ -45,20 +46,27 @@ class Trajectories:
         probability: that the winner really is the better one, (n,).
         guidance: scale that they were sampled with; up to 1 there is none.
         fingerprint: names them.
+        told: what the denoiser is told of each state beside the prompt, one row for all.
     """
 
     states: Floats
     times: Floats
-    conditions: dict[str, Floats]
+    conditions: dict[str, RaggedArray]
     items: Rows
     prompt: Rows
     weight: Floats
     probability: Floats
     guidance: float
     fingerprint: str
+    told: Condition = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def bucket(self) -> Rows:
+        """Number of the size of each pair's latents, (n,): all are of one size."""
+        return np.zeros(len(self), np.int64)
 
     @property
     def likely_steps(self) -> int:
@@ -67,7 +75,8 @@ class Trajectories:
 
     def condition(self, rows: Rows) -> Condition:
         """Return the embeddings of some prompts; row -1 is the empty prompt."""
-        return {name: torch.from_numpy(values[rows]) for name, values in self.conditions.items()}
+        told = {name: value.expand(len(rows), -1) for name, value in self.told.items()}
+        return {name: values.read(rows) for name, values in self.conditions.items()} | told
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,7 @@ class StepBatch:
         weight: how much a pair counts.
         probability: that the winner is preferred; 0.5 is a tie.
         reference: None; a policy's likelihoods are not cached.
+        certain: whether all probabilities are 1.
     """
 
     x_t: Float[Tensor, "k b *d"]
@@ -100,6 +110,7 @@ class StepBatch:
     weight: Float[Tensor, " b"]
     probability: Float[Tensor, " b"]
     reference: Items | None = None
+    certain: bool = True
 
     def item(self, index: int) -> "StepBatch":
         """Return the batch of one trajectory a pair: winners alone are item 0."""
@@ -110,7 +121,7 @@ class StepBatch:
 
     def to(self, device: torch.device) -> "StepBatch":
         """Return the batch on a device."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
         return StepBatch(**{name: _moved(part, device) for name, part in parts.items()})
 
 
@@ -143,6 +154,7 @@ def collate_steps(data: Trajectories, records: Rows, steps: Rows) -> StepBatch:
         liked=torch.ones(len(records), dtype=torch.bool),
         weight=torch.from_numpy(data.weight[records]),
         probability=torch.from_numpy(data.probability[records]),
+        certain=bool((data.probability[records] == 1).all()),
     )
 
 

@@ -1,14 +1,17 @@
-"""Complete pipelines with random weights, small enough to build in a test."""
+"""Stable Diffusion with random weights."""
 
 import warnings
 from pathlib import Path
 
 import torch
 
+from tests.tiny.clip import WIDTH, make_clip_encoder
 from vipo_cli.shapes.build import make_tokenizer
 
 
-def tiny_sd(folder: Path, seed: int = 0) -> Path:
+def build(
+    folder: Path, seed: int = 0, *, prediction: str = "epsilon", linear: bool = False
+) -> Path:
     """Write a Stable Diffusion pipeline for 32 x 32 pictures to a folder."""
     from diffusers import (
         AutoencoderKL,
@@ -16,17 +19,10 @@ def tiny_sd(folder: Path, seed: int = 0) -> Path:
         StableDiffusionPipeline,
         UNet2DConditionModel,
     )
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-            num_attention_heads=2, max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        )
-    )  # fmt: skip
+    text_encoder = make_clip_encoder(tokenizer)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(8, 8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4,
@@ -36,11 +32,13 @@ def tiny_sd(folder: Path, seed: int = 0) -> Path:
         sample_size=8, block_out_channels=(8, 16), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16, attention_head_dim=2, norm_num_groups=4,
+        cross_attention_dim=WIDTH, attention_head_dim=2, norm_num_groups=4,
+        use_linear_projection=linear,
     )  # fmt: skip
     scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear", clip_sample=False, timestep_spacing="trailing"
-    )
+        beta_schedule="scaled_linear", clip_sample=False, timestep_spacing="trailing",
+        prediction_type=prediction,
+    )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         StableDiffusionPipeline(

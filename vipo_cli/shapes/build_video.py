@@ -1,0 +1,230 @@
+"""Build the parts of `shapes-video` that are not its denoiser: tokenizer, text encoder, autoencoder.
+
+    python -m vipo_cli.shapes.build_video parts out/untrained-video
+    vipo train --recipe shapes-video/pretrain --model out/untrained-video --out out/pretrained-video
+    python -m vipo_cli.shapes.build_video pack out/pretrained-video/checkpoints/step-004000
+
+As for `shapes-sd` in `vipo_cli.shapes.build`: the first command writes a complete Wan pipeline whose
+transformer is still random, the second trains the transformer with the project's own engine, the
+third puts the result in half precision where the package keeps it.
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from vipo_cli.run import Progress, Work
+from vipo_cli.shapes.build import ASSETS
+from vipo_cli.shapes.motion import (
+    DIRECTIONS,
+    PREFIXES,
+    TASKS,
+    ClipCaption,
+    Frames,
+    draw_clip,
+    draw_clip_caption,
+    render_clip,
+    spoil,
+)
+from vipo_cli.shapes.scene import COLOURS, SHAPES
+
+MAX_TOKENS = 16
+WIDTH = 64
+SLOTS = {"shape": SHAPES, "colour": tuple(COLOURS), "direction": tuple(DIRECTIONS)}
+"""What a caption says of each of two movers; 0 in a slot: there is no second."""
+
+
+def words() -> list[str]:
+    """Return every word that a caption of this world can hold."""
+    phrases = [*PREFIXES, *SHAPES, *COLOURS, *DIRECTIONS, "a", "an", "and", "moving", "standing"]
+    return sorted({word for phrase in phrases for word in phrase.split()})
+
+
+def make_tokenizer() -> Any:
+    """Build a T5 tokenizer that keeps each known word whole and spells out any other."""
+    from transformers import T5Tokenizer
+
+    blank = "\N{LOWER ONE EIGHTH BLOCK}"
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    vocabulary = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
+    vocabulary += [(f"{blank}{word}", -1.0) for word in words()]
+    vocabulary += [(letter, -20.0) for letter in (blank, *letters)]
+    return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=MAX_TOKENS)
+
+
+def train_text_encoder(tokenizer: Any, steps: int = 500, seed: int = 0) -> Work[Any]:
+    """Train a small UMT5 encoder so that every token's state says what the whole caption says.
+
+    A random encoder leaves captions that differ in one word nearly alike, and the denoiser then
+    ignores that word. Here six linear maps must read shape, colour and direction of both movers
+    from every token, so the states keep them apart and bound to each other.
+    """
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(seed)
+    encoder = UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=len(tokenizer), d_model=WIDTH, d_kv=WIDTH // 4, d_ff=2 * WIDTH,
+            num_layers=2, num_heads=4, relative_attention_num_buckets=16,
+            relative_attention_max_distance=16, dropout_rate=0.0, feed_forward_proj="gated-gelu",
+            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    heads = nn.ModuleDict(
+        {
+            f"{slot}_{index}": nn.Linear(WIDTH, 1 + len(values))
+            for index in (1, 2)
+            for slot, values in SLOTS.items()
+        }
+    )
+    optimizer = torch.optim.AdamW(
+        [*encoder.parameters(), *heads.parameters()], lr=3e-3, weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    rng = np.random.default_rng(seed)
+    for step in range(steps):
+        captions = [draw_clip_caption(rng, TASKS[rng.integers(2)]) for _ in range(128)]
+        tokens = tokenizer(list(map(str, captions)), padding=True, return_tensors="pt")
+        said = tokens.attention_mask.bool()
+        states = encoder(**tokens).last_hidden_state[said]
+        loss = torch.zeros(())
+        for name, targets in _slot_targets(captions).items():
+            expected = targets[:, None].expand(said.shape)[said]
+            loss = loss + cross_entropy(heads[name](states), expected)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        yield Progress("text encoder", step + 1, steps, note=f"loss {loss.item():.4f}")
+    return encoder.eval()
+
+
+def _slot_targets(captions: list[ClipCaption]) -> dict[str, Int[Tensor, " b"]]:
+    """Return which value each caption gives to each slot of each mover."""
+    return {
+        f"{slot}_{index + 1}": torch.tensor(
+            [
+                1 + values.index(getattr(caption.movers[index], slot))
+                if index < len(caption.movers)
+                else 0
+                for caption in captions
+            ]
+        )
+        for index in (0, 1)
+        for slot, values in SLOTS.items()
+    }
+
+
+def make_autoencoder(seed: int = 0) -> Any:
+    """Return an untrained AutoencoderKLWan: 13 x 32 x 32 pixels to 4 x 4 x 4 latents of 16."""
+    from diffusers import AutoencoderKLWan
+
+    torch.manual_seed(seed)
+    # the first halving is Wan 2.2's, by rearranging pixels: four times as fast on a CPU
+    return AutoencoderKLWan(
+        base_dim=16, z_dim=16, dim_mult=[1, 2, 2], num_res_blocks=1,
+        temperal_downsample=[True, True], patch_size=2, in_channels=12, out_channels=12,
+        scale_factor_spatial=8, scale_factor_temporal=4,
+    )  # fmt: skip
+
+
+def train_autoencoder(steps: int = 2000, batch: int = 4, seed: int = 0) -> Work[Any]:
+    """Train the autoencoder on clips, some of them damaged, and measure its latents."""
+    vae = make_autoencoder(seed)
+    _channels_last(vae)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 2e-3, total_steps=steps, pct_start=0.1
+    )
+    rng = np.random.default_rng(seed)
+    pool = _pool(rng)
+    for step in range(steps):
+        pixels = pool[torch.from_numpy(rng.integers(len(pool), size=batch))] / 127.5 - 1
+        posterior = vae.encode(pixels).latent_dist
+        error = _error(vae.decode(posterior.sample()).sample, pixels)
+        loss = error + 1e-7 * posterior.kl().mean()
+        _update(loss, vae.parameters(), optimizer)
+        schedule.step()
+        yield Progress("autoencoder", step + 1, steps, note=f"error {error.item():.4f}")
+    mean, std = _latent_statistics(vae, pool[:500])
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    return vae.to(memory_format=torch.contiguous_format).eval()
+
+
+def refine_decoder(vae: Any, steps: int = 2000, batch: int = 4, seed: int = 1) -> Work[Any]:
+    """Train the decoder on, for sharp edges; latents stay as they are.
+
+    Since the encoder is left alone, a denoiser may be trained on its latents before, after or
+    meanwhile.
+    """
+    torch.manual_seed(seed)
+    _channels_last(vae.requires_grad_(False))
+    weights = [*vae.decoder.requires_grad_(True).parameters()]
+    weights += vae.post_quant_conv.requires_grad_(True).parameters()
+    optimizer = torch.optim.AdamW(weights, lr=1.5e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.5e-3, total_steps=steps, pct_start=0.1
+    )
+    rng = np.random.default_rng(seed)
+    pool = _pool(rng)
+    for step in range(steps):
+        pixels = pool[torch.from_numpy(rng.integers(len(pool), size=batch))] / 127.5 - 1
+        with torch.no_grad():
+            latents = vae.encode(pixels).latent_dist.sample()
+        error = _error(vae.decode(latents).sample, pixels)
+        _update(error, weights, optimizer)
+        schedule.step()
+        yield Progress("decoder", step + 1, steps, note=f"error {error.item():.4f}")
+    return vae.requires_grad_(True).to(memory_format=torch.contiguous_format).eval()
+
+
+def _error(restored: Tensor, pixels: Tensor) -> Tensor:
+    """Return absolute plus squared error: the first keeps edges, the second finds them."""
+    offset = restored - pixels
+    return offset.abs().mean() + offset.square().mean()
+
+
+def _update(loss: Tensor, weights: Iterable[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(weights, 1.0)
+    optimizer.step()
+
+
+def _pool(rng: np.random.Generator, clips: int = 3000) -> Float[Tensor, "clips 3 t h w"]:
+    """Render clips to draw from, a quarter of them with faults; values as in a file."""
+    return torch.from_numpy(np.stack([_clip(rng) for _ in range(clips)])).movedim(-1, 1)
+
+
+@torch.no_grad()
+def _latent_statistics(
+    vae: Any, pool: Tensor
+) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+    """Return mean and standard deviation of each channel, to four digits."""
+    parts = [vae.encode(part / 127.5 - 1).latent_dist.mean for part in pool.split(100)]
+    latents = torch.cat(parts).movedim(1, 0).flatten(1)
+    return latents.mean(1).round(decimals=4), latents.std(1).round(decimals=4)
+
+
+def _channels_last(vae: Any) -> None:
+    """Lay out the weights of convolutions as a CPU wants them."""
+    for module in vae.modules():
+        if isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)
+        elif isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+
+
+def _clip(rng: np.random.Generator) -> Frames:
+    clip = draw_clip(rng, draw_clip_caption(rng, TASKS[rng.integers(2)]))
+    if rng.random() < 0.25:
+        clip = spoil(clip, rng.random(4))
+    return render_clip(clip, seed=int(rng.integers(2**31)))
