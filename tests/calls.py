@@ -45,5 +45,8 @@ def _flat(arguments: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
     for name, value in arguments.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            places = {str(place): each for place, each in enumerate(value)}
+            yield from _flat(places, f"{prefix}{name}.")
         elif value is not None and name != "return_dict":
             yield prefix + name, value

@@ -2,18 +2,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.painter import Painter, write_base
+from tests.painter import write_base
 from vipo_cli.benchmarks import prompt_sets
 from vipo_cli.evaluation import generate as module
 from vipo_cli.evaluation.generate import (
     Sampling,
-    fitting_batch_size,
     generate,
     is_whole,
     list_pictures,
     picture_seed,
 )
 from vipo_cli.evaluation.target import find_target
+from vipo_cli.media import Size
+from vipo_cli.models.sample import fitting_batch_size
 from vipo_cli.run import finish
 
 METADATA = dict(list(enumerate(prompt_sets["shapes"]()))[:5])
@@ -126,9 +127,7 @@ def test_each_text_is_encoded_once_the_empty_one_too(tmp_path, target, monkeypat
 
 
 def test_batches_shrink_as_pictures_grow():
-    painter = Painter(1.0)
-    assert fitting_batch_size(painter) == 64
-    painter.vae_scale_factor = 64
-    assert fitting_batch_size(painter) == 16
-    painter.vae_scale_factor = 1024
-    assert fitting_batch_size(painter) == 1
+    assert fitting_batch_size(Size(32, 32)) == 64
+    assert fitting_batch_size(Size(512, 512)) == 16
+    assert fitting_batch_size(Size(4096, 4096)) == 1
+    assert fitting_batch_size(Size(832, 480, 81)) == 1

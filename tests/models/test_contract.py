@@ -130,6 +130,8 @@ def test_tiles_and_slices_of_the_autoencoder_give_the_same_shape(family):
         "tile_sample_min_width": size.width,
         "tile_sample_stride_height": size.height // 2,
         "tile_sample_stride_width": size.width // 2,
+        "tile_overlap_factor_height": 0.25,
+        "tile_overlap_factor_width": 0.25,
     }
     accepted = inspect.signature(vae.enable_tiling).parameters
     vae.enable_tiling(**{name: value for name, value in tiles.items() if name in accepted})
@@ -256,7 +258,10 @@ def test_samples_are_drawn_when_nothing_but_the_denoiser_is_there(family, folder
     torch.testing.assert_close(found, expected)
 
 
-def trained(folder, tmp_path, part):
+def trained(family, folder, tmp_path, part):
+    """Train for one step and return the result; before it, policy and reference are one."""
+    if family.frame_stride:
+        pytest.skip("the shapes source has no clips yet")
     recipe = resolve_recipe(
         None, model=str(folder), method="poly-dpo", settings=SMALL | {"model.train": part}
     )
@@ -284,7 +289,7 @@ def plain_sample(pipeline, family):
 
 
 def test_trains_an_adapter_that_plain_diffusers_loads(family, folder, tmp_path):
-    result = trained(folder, tmp_path, "lora")
+    result = trained(family, folder, tmp_path, "lora")
     weights = load_file(result.checkpoint / checkpoint.LORA_FILE)
     assert len(weights) == 2 * len(adapted(family))
     changed = [value for name, value in weights.items() if ".lora_B." in name]
@@ -299,7 +304,7 @@ def test_trains_an_adapter_that_plain_diffusers_loads(family, folder, tmp_path):
 
 
 def test_trains_all_weights_of_a_pipeline_that_plain_diffusers_loads(family, folder, tmp_path):
-    result = trained(folder, tmp_path, "full")
+    result = trained(family, folder, tmp_path, "full")
     before, after = plain_pipeline(folder), plain_pipeline(result.checkpoint)
     old, new = (
         getattr(pipeline, family.denoiser_name).state_dict() for pipeline in (before, after)

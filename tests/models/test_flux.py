@@ -60,7 +60,7 @@ def test_packing_is_the_pipelines_own(family):
     torch.testing.assert_close(packed, family.pipeline._pack_latents(latents, 2, 4, 6, 10))
     torch.testing.assert_close(unpack(packed, 6, 10), latents)
     ids = family.pipeline._prepare_latent_image_ids(2, 3, 5, "cpu", torch.float32)
-    torch.testing.assert_close(positions(3, 5), ids)
+    torch.testing.assert_close(positions(3, 5, torch.device("cpu")), ids)
 
 
 @torch.no_grad()

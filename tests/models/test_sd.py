@@ -80,8 +80,9 @@ def test_the_unet_is_called_as_its_pipeline_calls_it(tmp_path, prediction):
     texts = ["a red circle", "two blue squares"]
     with recorded(family.pipeline.unet) as calls:
         family.pipeline(
-            texts, num_inference_steps=3, guidance_scale=1.0, output_type="latent", width=48
-        )
+            texts, num_inference_steps=3, guidance_scale=1.0, output_type="latent", height=32,
+            width=48,
+        )  # fmt: skip
     condition = family.encode_prompts(texts)
     assert [int(call["timestep"]) for call in calls] == [999, 666, 332]
     for expected in calls:

@@ -11,7 +11,7 @@ TOKENS = 226
 
 
 def build(folder: Path, seed: int = 0, *, rotary: bool = True) -> Path:
-    """Write a CogVideoX pipeline for clips of 9 frames, 32 x 32, to a folder.
+    """Write a CogVideoX pipeline for clips of 17 frames, 32 x 32, to a folder.
 
     Places are told by rotation, as in the 5B model, or added, as in the 2B model, whose noise is
     shifted too.
@@ -33,7 +33,7 @@ def build(folder: Path, seed: int = 0, *, rotary: bool = True) -> Path:
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=1, attention_head_dim=16, in_channels=4, out_channels=4,
         time_embed_dim=8, text_embed_dim=WIDTH, num_layers=1, sample_width=8, sample_height=8,
-        sample_frames=9, max_text_seq_length=TOKENS, use_rotary_positional_embeddings=rotary,
+        sample_frames=17, max_text_seq_length=TOKENS, use_rotary_positional_embeddings=rotary,
     )  # fmt: skip
     scheduler = CogVideoXDDIMScheduler(
         prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False,

@@ -24,7 +24,7 @@ SPECIAL = (
 def make_llama_tokenizer() -> Any:
     """Build a tokenizer of LLaMA 3's kind that keeps the words of prompts and instruction whole."""
     from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
@@ -34,6 +34,7 @@ def make_llama_tokenizer() -> Any:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
+    backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

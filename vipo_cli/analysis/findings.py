@@ -221,17 +221,42 @@ def _change(case: Case, name: str, form: str) -> str:
     return f"{case.early[name].mean:{form}} -> {case.late[name].mean:{form}}"
 
 
+def times_worse(
+    early: Mapping[str, Level], late: Mapping[str, Level]
+) -> tuple[float, str] | None:
+    """Return how many times as large the error on winners is, and what it is set against."""
+    if "policy_w" not in late:
+        return None
+    if "reference_w" in late:
+        before, against = late["reference_w"].mean, "the reference's"
+    elif "policy_w" in early:
+        before, against = early["policy_w"].mean, "that of the first steps"
+    else:
+        return None
+    return (late["policy_w"].mean / before, against) if before > 0 else None
+
+
+def displaced(late: Mapping[str, Level]) -> float | None:
+    """Return how much worse winners are denoised than by the reference, as a share; 0 if unsure.
+
+    None without a reference, and where errors are no errors: D3PO's are log-likelihoods.
+    """
+    moved, reference = late.get("displacement_w"), late.get("reference_w")
+    if moved is None or reference is None or reference.mean <= 0:
+        return None
+    return moved.mean / reference.mean if moved.mean >= SURE * moved.stderr else 0.0
+
+
 def _collapse(case: Case) -> Finding | None:
     """Errors exploded: the policy no longer denoises what it is paid to prefer."""
-    now, before = case.now("policy_w"), case.now("reference_w")
-    against = "the reference's"
-    if before is None and "policy_w" in case.early:
-        before, against = case.early["policy_w"].mean, "that of the first steps"
-    if now is None or before is None or before <= 0 or now <= COLLAPSED * before:
+    found = times_worse(case.early, case.late)
+    if found is None or found[0] <= COLLAPSED:
         return None
+    times, against = found
+    now = case.late["policy_w"].mean
     text = (
-        f"collapse: the error on winners is {now / before:.1f} times {against} "
-        f"({now:.3g} against {before:.3g}); the pictures will show it"
+        f"collapse: the error on winners is {times:.1f} times {against} "
+        f"({now:.3g} against {now / times:.3g}); the pictures will show it"
     )
     best = case.best
     advice = case.about.other_rate(1 / 3) + case.about.other_beta(2)
@@ -337,12 +362,9 @@ def _saturation(case: Case) -> Finding | None:
 
 def _displaced(case: Case) -> float | None:
     """Return how much worse the policy denoises winners at the end, as a share; None if unsure."""
-    moved, reference = case.late.get("displacement_w"), case.now("reference_w")
-    if moved is None or reference is None:
+    if "displacement_w" not in case.late:
         return _displaced_held_out(case)
-    if moved.mean < SURE * moved.stderr:
-        return None
-    return moved.mean / reference if reference > 0 else None  # D3PO's errors are log-likelihoods
+    return displaced(case.late) or None
 
 
 def _displaced_held_out(case: Case) -> float | None:

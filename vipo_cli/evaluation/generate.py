@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from vipo_cli.errors import ModelError
 from vipo_cli.evaluation.target import Target
 from vipo_cli.media import encode_png
-from vipo_cli.models import Family, load_pipeline
+from vipo_cli.models import Family, family_of, load_pipeline
 from vipo_cli.models.family import Condition
-from vipo_cli.models.sample import fitting_batch_size
+from vipo_cli.models.sample import fitting_batch_size, spatial_factor
 from vipo_cli.run import Progress, Work, writing
 
 PNG_END = b"IEND\xaeB`\x82"
@@ -108,10 +109,16 @@ def generate(
         return 0
     yield Progress("load model", 0, 1)
     pipeline = load_target(target, sampling.precision)
-    embed = _embedder(pipeline, sampling)
+    family = family_of(pipeline)
+    if family is not None and family.size.frames > 1:
+        raise ModelError(
+            f"`{target.label}` makes clips, and this benchmark judges pictures",
+            hint="vipo train writes sample clips to its run: samples/",
+        )
+    embed = _embedder(pipeline, family, sampling)
     done = len(pictures) - len(missing)
     yield Progress("generate", done, len(pictures))
-    for batch in _batches(pictures, sampling.batch_size or fitting_batch_size(pipeline)):
+    for batch in _batches(pictures, sampling.batch_size or _fitting(family)):
         if missing.isdisjoint(batch):
             continue
         for picture, image in zip(batch, _draw(pipeline, batch, sampling, embed), strict=True):
@@ -141,38 +148,14 @@ Embed = Callable[[list[str]], dict[str, Any]]
 """Turns the prompts of a batch into the pipeline's keyword arguments."""
 
 
-def _embedder(pipeline: Any, sampling: Sampling) -> Embed:
-    """Return how prompts reach this kind of pipeline."""
-    if type(pipeline).__name__ == "StableDiffusionPipeline":
-        return _embed_once(pipeline, guided=sampling.guidance > 1)
-    if type(pipeline).__name__ == "StableDiffusion3Pipeline":
-        from vipo_cli.models.sd3 import StableDiffusion3
+def _embedder(pipeline: Any, family: Family | None, sampling: Sampling) -> Embed:
+    """Return how prompts reach this kind of pipeline.
 
-        return _embed_by(StableDiffusion3(pipeline), guided=sampling.guidance > 1)
-    return lambda prompts: {"prompt": prompts}
-
-
-def _embed_once(pipeline: Any, *, guided: bool) -> Embed:
-    """Encode each distinct text once, and alone, so that its neighbours cannot change its bits."""
-    known: dict[str, torch.Tensor] = {}
-
-    def embed(texts: list[str]) -> torch.Tensor:
-        for text in texts:
-            if text not in known:
-                known[text], _ = pipeline.encode_prompt(text, pipeline.device, 1, False)
-        return torch.cat([known[text] for text in texts])
-
-    def arguments(prompts: list[str]) -> dict[str, Any]:
-        embeddings = {"prompt_embeds": embed(prompts)}
-        if guided:
-            embeddings["negative_prompt_embeds"] = embed([""] * len(prompts))
-        return embeddings
-
-    return arguments
-
-
-def _embed_by(family: Family, *, guided: bool) -> Embed:
-    """Encode each distinct text once, and alone, the way that training does."""
+    Where it is known, each distinct text is encoded once, and alone, so that its neighbours cannot
+    change its bits.
+    """
+    if family is None:
+        return lambda prompts: {"prompt": prompts}
     known: dict[str, Condition] = {}
 
     def embed(texts: list[str]) -> Condition:
@@ -182,15 +165,20 @@ def _embed_by(family: Family, *, guided: bool) -> Embed:
         parts = [known[text] for text in texts]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
+    factor = spatial_factor(pipeline)
+
     def arguments(prompts: list[str]) -> dict[str, Any]:
-        width, height = (side // family.pipeline.vae_scale_factor for side in
-                         (family.size.width, family.size.height))  # fmt: skip
+        width, height = family.size.width // factor, family.size.height // factor
         shaped = torch.empty(len(prompts), 1, height, width, device="meta")
-        empty = embed([""] * len(prompts)) if guided else None
+        empty = embed([""] * len(prompts)) if sampling.guidance > 1 else None
         made = family.sampling_arguments(shaped, embed(prompts), empty)
         return {key: value for key, value in made.items() if key != "latents"}
 
     return torch.inference_mode()(arguments)
+
+
+def _fitting(family: Family | None) -> int:
+    return 1 if family is None else fitting_batch_size(family.size)
 
 
 @torch.inference_mode()

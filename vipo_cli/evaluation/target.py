@@ -11,9 +11,9 @@ import yaml
 
 from vipo_cli.errors import ModelError, UnknownName, VipoError, did_you_mean
 from vipo_cli.models import ModelSpec, find_model, models
+from vipo_cli.models.lora_files import LORA_FILE, check_safetensors, file_fingerprint
 from vipo_cli.run import fingerprint, folder_fingerprint
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
 _STEP = re.compile(r"step-(\d+)$")
 
 
@@ -84,14 +84,6 @@ def target_fingerprint(target: Target) -> str:
         return fingerprint({"pictures": str(target.pictures and target.pictures.resolve())})
     lora = file_fingerprint(target.lora) if target.lora else None
     return fingerprint({"weights": _weights(target.spec), "lora": lora})
-
-
-def file_fingerprint(file: Path) -> str:
-    """Return 16 hexadecimal digits that name a file's contents."""
-    import hashlib
-
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 def _weights(spec: ModelSpec) -> Any:
@@ -201,35 +193,6 @@ def _lora_target(file: Path, base: str | None) -> Target:
             hint="name the model: --model MODEL",
         )
     return Target(str(file), find_model(trained_on), file, base=trained_on)
-
-
-def check_safetensors(file: Path) -> dict[str, str]:
-    """Check that a safetensors file is as long as its header says; return the header's metadata.
-
-    Raises:
-        ModelError: the file is damaged or cut short.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= size - 8:
-            raise _cut_short(file)
-        try:
-            header: dict[str, Any] = json.loads(stream.read(length))
-        except ValueError as error:
-            raise _cut_short(file) from error
-    metadata: dict[str, str] = header.pop("__metadata__", {})
-    ends = [tensor["data_offsets"][1] for tensor in header.values()]
-    if 8 + length + max(ends, default=0) != size:
-        raise _cut_short(file)
-    return metadata
-
-
-def _cut_short(file: Path) -> ModelError:
-    return ModelError(
-        f"`{file}` is damaged or cut short",
-        hint="copy it again, or evaluate another checkpoint of the same run",
-    )
 
 
 def _check_pipeline(folder: Path) -> None:

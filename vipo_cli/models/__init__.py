@@ -3,6 +3,7 @@
 from vipo_cli.models.family import Family
 from vipo_cli.models.load import (
     ModelSpec,
+    family_of,
     find_model,
     load_family,
     load_pipeline,
@@ -13,6 +14,7 @@ from vipo_cli.models.load import (
 __all__ = [
     "Family",
     "ModelSpec",
+    "family_of",
     "find_model",
     "load_family",
     "load_pipeline",

@@ -28,7 +28,7 @@ class PipelineFamily:
     denoiser_name = "transformer"
     lora_targets: tuple[str, ...] = ()
     frame_stride = 0
-    folder: Path
+    folder = Path()
     target: Target
     size: Size
 
@@ -72,7 +72,8 @@ class DiscreteSchedule:
 
     def noise_level(self, time: Float[Tensor, " b"]) -> NoiseLevel:
         """Look the level up."""
-        signal = self._signal.to(time.device)[self.step(time)]
+        self._signal = self._signal.to(time.device)  # once: a copy in each step would stall it
+        signal = self._signal[self.step(time)]
         return NoiseLevel(signal.sqrt(), (1 - signal).sqrt())
 
     def step(self, time: Float[Tensor, " b"]) -> Tensor:

@@ -26,7 +26,8 @@ class CogVideoX(PipelineFamily):
         self.pipeline = pipeline
         self.denoiser: nn.Module = pipeline.transformer
         self.target: Target = TARGETS[pipeline.scheduler.config.prediction_type]
-        self.frame_stride: int = pipeline.vae_scale_factor_temporal
+        # the decoder keeps the first frame apart only where the latents have an odd number of them
+        self.frame_stride: int = 2 * pipeline.vae_scale_factor_temporal
         self._space: int = pipeline.vae_scale_factor_spatial
         self._config = config
         self.multiple = self._space * config.patch_size
@@ -93,7 +94,7 @@ class CogVideoX(PipelineFamily):
         frames, rows, columns = noise.shape[2:]
         arguments: dict[str, Any] = {
             "latents": noise.transpose(1, 2),
-            "num_frames": 1 + (frames - 1) * self.frame_stride,
+            "num_frames": 1 + (frames - 1) * self.pipeline.vae_scale_factor_temporal,
             "height": rows * self._space,
             "width": columns * self._space,
             "prompt_embeds": condition["encoder_hidden_states"],

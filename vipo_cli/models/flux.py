@@ -77,7 +77,7 @@ class Flux(PipelineFamily):
             timestep=time,
             guidance=torch.full_like(time, self.guidance) if self._guided else None,
             txt_ids=time.new_zeros(condition["encoder_hidden_states"].shape[1], 3),
-            img_ids=positions(height // 2, width // 2).to(time.device),
+            img_ids=positions(height // 2, width // 2, time.device),
             **condition,
             return_dict=False,
         )[0]
@@ -118,9 +118,10 @@ def unpack(tokens: Float[Tensor, "b tokens d"], h: int, w: int) -> Float[Tensor,
     return patches.reshape(b, d // 4, h, w)
 
 
-def positions(rows: int, columns: int) -> Float[Tensor, "tokens 3"]:
+def positions(rows: int, columns: int, device: torch.device) -> Float[Tensor, "tokens 3"]:
     """Return (0, row, column) of each token, row by row."""
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    sides = (torch.arange(side, device=device) for side in (rows, columns))
+    row, column = torch.meshgrid(*sides, indexing="ij")
     return torch.stack([torch.zeros_like(row), row, column], dim=-1).flatten(0, 1).float()
 
 

@@ -142,9 +142,19 @@ def open_family(name: str) -> Family:
     folder = local_folder(spec)
     kind = str(read_index(folder)["_class_name"])
     _refuse_unsupported(name, kind)
-    module, _, attribute = FAMILIES[kind].partition(":")
-    family: Family = getattr(import_module(module), attribute)(open_pipeline(folder, name))
+    family = family_of(open_pipeline(folder, name))
+    assert family is not None
     family.folder = folder
+    return family
+
+
+def family_of(pipeline: Any) -> Family | None:
+    """Wrap a pipeline that is loaded already; None if its kind is not known."""
+    kind = type(pipeline).__name__
+    if kind not in FAMILIES:
+        return None
+    module, _, attribute = FAMILIES[kind].partition(":")
+    family: Family = getattr(import_module(module), attribute)(pipeline)
     return family
 
 

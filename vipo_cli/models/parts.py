@@ -15,7 +15,6 @@ from vipo_cli.errors import ModelError
 from vipo_cli.models.family import Family
 from vipo_cli.run import fingerprint, remembered_fingerprint
 
-
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of pipelines that training has no use for."""
 

@@ -62,11 +62,17 @@ def fitting_batch_size(size: Size) -> int:
 def size_of(family: Family, shape: Sequence[int]) -> Size:
     """Return the size in pixels of latents of a shape: (channels, *frames, h, w)."""
     factor = spatial_factor(family.pipeline)
-    frames = 1 + (shape[1] - 1) * family.frame_stride if len(shape) > 3 else 1
+    frames = 1 + (shape[1] - 1) * temporal_factor(family.pipeline) if len(shape) > 3 else 1
     return Size(shape[-1] * factor, shape[-2] * factor, frames)
 
 
 def spatial_factor(pipeline: Any) -> int:
     """Return how many pixels a latent stands for in each direction; pipelines call it variously."""
     names = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
+    return int(next(getattr(pipeline, name) for name in names if hasattr(pipeline, name)))
+
+
+def temporal_factor(pipeline: Any) -> int:
+    """Return how many frames every latent frame stands for but the first, which is one alone."""
+    names = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
     return int(next(getattr(pipeline, name) for name in names if hasattr(pipeline, name)))

@@ -21,10 +21,26 @@ Wrong = tuple[str, str | None]
 
 def wrong_combinations(recipe: Recipe) -> Iterator[Wrong]:
     """Yield a line and a hint for each combination that cannot work."""
+    yield from _adapters(recipe)
     yield from _times(recipe)
     yield from _references(recipe)
     yield from _composed(recipe)
     yield from _loops(recipe)
+
+
+def _adapters(recipe: Recipe) -> Iterator[Wrong]:
+    model = recipe.model
+    given = [key for key in ("lora_alpha", "targets") if getattr(model, key) is not None]
+    if model.adapter == "dora":
+        given.append("adapter")
+    for key in given:
+        if model.train == "full":
+            yield f"model.{key}: belongs to adapters, and model.train is `full`", None
+        elif model.start_from is not None:
+            yield (
+                f"model.{key}: the LoRA of model.start_from has its own, and is trained on as it is",
+                f"leave model.{key} out",
+            )
 
 
 def _times(recipe: Recipe) -> Iterator[Wrong]:

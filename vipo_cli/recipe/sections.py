@@ -32,15 +32,29 @@ class Model(Section):
     train: Annotated[
         Literal["lora", "full"], Field(description="Train LoRA adapters, or all weights.")
     ] = "lora"
-    rank: Annotated[int, Field(ge=1, description="Rank of the LoRA adapters.")] = 16
+    rank: Annotated[
+        int, Field(ge=1, description="Rank of the LoRA adapters; start_from brings its own.")
+    ] = 16
+    lora_alpha: Annotated[
+        float | None,
+        Field(gt=0, description="Adapters act at lora_alpha / rank; the rank where absent."),
+    ] = None
+    targets: Annotated[
+        list[str] | None,
+        Field(
+            min_length=1,
+            description="Ends of the names of the linear layers that are adapted, such as "
+            "[attn2.to_q, attn2.to_v]; what is usual for the model where absent.",
+        ),
+    ] = None
     adapter: Annotated[
         Literal["lora", "dora"], Field(description="Kind of adapter: plain LoRA, or with DoRA.")
     ] = "lora"
     start_from: Annotated[
         str | None,
         Field(
-            description="LoRA file or folder that the model has on from the start; base and this "
-            "LoRA together are then the reference."
+            description="LoRA file, run or folder that the model has on from the start: its "
+            "weights are trained on, and base and LoRA as they were are the reference."
         ),
     ] = None
     precision: Annotated[

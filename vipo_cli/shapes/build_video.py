@@ -204,6 +204,50 @@ def _pool(rng: np.random.Generator, clips: int = 3000) -> Float[Tensor, "clips 3
     return torch.from_numpy(np.stack([_clip(rng) for _ in range(clips)])).movedim(-1, 1)
 
 
+class WholeClips:
+    """Encodes and decodes clips as an AutoencoderKLWan does, but all frames at once.
+
+    It works through a clip four frames at a time and keeps the last ones for each convolution,
+    which saves memory; all at once the results are the same, and small clips are done sooner.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        self._vae = vae
+        for module in vae.modules():
+            if getattr(module, "mode", None) == "downsample3d":
+                module.register_forward_hook(_halve_frames)
+            elif getattr(module, "mode", None) == "upsample3d":
+                module.register_forward_pre_hook(_double_frames)
+
+    def encode(self, pixels: Float[Tensor, "b 3 t h w"]) -> Any:
+        """Return the posterior."""
+        from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
+        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+        patches = patchify(pixels, self._vae.config.patch_size)
+        return DiagonalGaussianDistribution(self._vae.quant_conv(self._vae.encoder(patches)))
+
+    def decode(self, latents: Float[Tensor, "b channels t h w"]) -> Float[Tensor, "b 3 t2 h2 w2"]:
+        """Return the pixels, not clamped."""
+        from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
+        patches = self._vae.decoder(self._vae.post_quant_conv(latents))
+        pixels: Tensor = unpatchify(patches, self._vae.config.patch_size)
+        return pixels
+
+
+def _halve_frames(module: Any, _: Any, frames: Tensor) -> Tensor:
+    """Join frames in pairs; the first stands for itself."""
+    return torch.cat([frames[:, :, :1], module.time_conv(frames)], dim=2)
+
+
+def _double_frames(module: Any, arguments: tuple[Tensor]) -> tuple[Tensor]:
+    """Make two of each frame but the first."""
+    first, rest = arguments[0][:, :, :1], arguments[0][:, :, 1:]
+    doubled = module.time_conv(rest).unflatten(1, (2, -1))
+    return (torch.cat([first, doubled.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)], dim=2),)
+
+
 @torch.no_grad()
 def _latent_statistics(
     vae: Any, pool: Tensor

@@ -133,10 +133,11 @@ def _settings(setup: Setup) -> dict[str, Any]:
 
 
 def _weights_fingerprint(setup: Setup) -> str:
-    """Name the weights of the base; those of adapters say nothing before training."""
+    """Name the weights of the base; fresh adapters say nothing before training."""
+    fresh = setup.recipe.model.start_from is None
     digest = hashlib.sha256()
     for name, tensor in sorted(setup.family.denoiser.state_dict().items()):
-        if "lora_" not in name:
+        if "lora_" not in name or not fresh:
             digest.update(name.replace(".base_layer", "").encode())
             values = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(values.view(torch.uint8).numpy().tobytes())

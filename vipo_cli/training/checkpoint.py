@@ -18,15 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vipo_cli import __version__
 from vipo_cli.errors import ModelError
 from vipo_cli.models.family import Family
+from vipo_cli.models.lora_files import LORA_FILE as LORA_FILE
 from vipo_cli.models.parts import read_index
 from vipo_cli.run import unwritable, writing
+from vipo_cli.training.adapters import save_lora
 from vipo_cli.training.reference import trainable
 from vipo_cli.training.setup import Setup
-
-LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 def save(run: Path, step: int, setup: Setup, labels: Mapping[str, str]) -> Path:
@@ -129,7 +128,7 @@ def _save_weights(
         for name, value in (average or {}).items():
             weights[name].copy_(value)
         if hasattr(family.denoiser, "peft_config"):
-            _save_lora(folder, family, labels)
+            save_lora(folder, family, weights, labels)
         else:
             _save_pipeline(folder, family)
         for name, value in kept.items():
@@ -145,21 +144,6 @@ def _save_pipeline(folder: Path, family: Family) -> None:
     shutil.copy(family.folder / "model_index.json", folder)
     denoiser: Any = family.denoiser
     denoiser.save_pretrained(folder / family.denoiser_name, safe_serialization=True)
-
-
-def _save_lora(folder: Path, family: Family, labels: Mapping[str, str]) -> None:
-    from peft import get_peft_model_state_dict
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    layers = get_peft_model_state_dict(family.denoiser)
-    part = family.denoiser_name
-    family.pipeline.save_lora_weights(folder, **{f"{part}_lora_layers": layers})
-    file = folder / LORA_FILE
-    with safe_open(file, "pt") as written:  # diffusers leaves no room for provenance: add it
-        header = dict(written.metadata() or {})
-        tensors = {name: written.get_tensor(name) for name in written.keys()}  # noqa: SIM118
-    save_file(tensors, file, metadata=header | {"vipo.version": __version__} | dict(labels))
 
 
 def _save_state(folder: Path, step: int, setup: Setup) -> None:

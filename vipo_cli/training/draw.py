@@ -133,8 +133,9 @@ def collate(
         probability=torch.from_numpy(data.probability[records]),
         region=region,
         media_condition=_told(data, rows),
-        complete=bool((rows >= 0).all()),
+        here=None if (rows >= 0).all() else rows.T >= 0,
         certain=bool((data.probability[records] == 1).all()),
+        disliked=not data.liked[records].all(),
     )
 
 

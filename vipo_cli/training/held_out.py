@@ -82,10 +82,18 @@ def compare(
     over all pairs of a list; of a single sample, its gain if it was liked and its loss if not.
     None for single samples that were all liked, with which nothing is compared.
     """
+    alone = len(present) == 1 or not present[1:].any()
+    if alone and liked.all():
+        return None
+    return margins(policy, reference, present, liked, alone=bool(alone))
+
+
+def margins(
+    policy: Items, reference: Items, present: Tensor, liked: Tensor, *, alone: bool
+) -> tuple[Tensor, Tensor]:
+    """Return what `compare` does without asking the device; `alone`: no record has two items."""
     gain = reference - policy
-    if len(gain) == 1 or not present[1:].any():
-        if liked.all():
-            return None
+    if alone:
         margin = torch.where(liked, gain[0], -gain[0])
         return margin, (margin.sign() + 1) / 2
     better, worse = torch.triu_indices(len(gain), len(gain), 1)

@@ -15,8 +15,9 @@ from vipo_cli.errors import TrainingDiverged
 from vipo_cli.recipe import Recipe
 from vipo_cli.run import Progress, append_line
 from vipo_cli.training import checkpoint
+from vipo_cli.training.adapters import provenance_labels
 from vipo_cli.training.batches import micro_batches, training_batch
-from vipo_cli.training.held_out import compare, measure_held_out
+from vipo_cli.training.held_out import margins, measure_held_out
 from vipo_cli.training.pull import Pull, current_beta, pull, saturation
 from vipo_cli.training.rounds import begin_round, steps_per_round
 from vipo_cli.training.setup import Setup, learning_rate
@@ -212,9 +213,10 @@ def _figures(setup: Setup, batch: Batch | StepBatch, measured: Measured, pulled:
         found["reference_w"] = reference[0]
         if len(reference) > 1:
             found["reference_l"] = reference[1]
-        compared = compare(policy, reference, batch.present, batch.liked)
-        if compared is not None:
-            margin, found["implicit_accuracy"] = compared
+        if batch.disliked or not batch.alone:
+            margin, found["implicit_accuracy"] = margins(
+                policy, reference, batch.present, batch.liked, alone=batch.alone
+            )
             found["margin"], found["margin_square"] = margin, margin.square()
             saturated = saturation(setup, margin)
             if saturated is not None:
@@ -316,12 +318,7 @@ def round_due(recipe: Recipe, step: int, start: int) -> int | None:
 
 def save(setup: Setup, run: Path, step: int) -> Path:
     """Write a checkpoint of this run."""
-    recipe = setup.recipe
-    labels = {
-        "vipo.base": recipe.model.name,
-        "vipo.method": recipe.objective.method,
-        "vipo.step": str(step),
-    }
+    labels = provenance_labels(setup.recipe, setup.family, step, setup.encoded.fingerprint, run)
     return checkpoint.save(run, step, setup, labels)
 
 

@@ -11,11 +11,13 @@ from vipo_cli.data.sources import open_pairs
 from vipo_cli.models import Family, load_family
 from vipo_cli.recipe import Recipe
 from vipo_cli.run import Progress, Work
+from vipo_cli.training.adapters import check_adapters
 from vipo_cli.training.arrays import RaggedArray
 from vipo_cli.training.cache import EncodedData
+from vipo_cli.training.devices import start_accelerator
 from vipo_cli.training.loop import update
 from vipo_cli.training.reference import trainable
-from vipo_cli.training.setup import assemble, start_accelerator
+from vipo_cli.training.setup import assemble
 from vipo_cli.training.train import peak_memory_bytes
 
 TRIAL_STEPS = 3
@@ -73,7 +75,8 @@ def plan(recipe: Recipe) -> Work[Plan]:
     family = load_family(recipe.model.name)
     parameters = sum(value.numel() for value in family.denoiser.parameters())
     encoded, seconds_each = _stand_in(family, recipe.optimizer.batch_size)
-    setup = assemble(_trial(recipe), family, encoded, accelerator)
+    start = check_adapters(recipe, family)
+    setup = assemble(_trial(recipe), family, encoded, accelerator, start)
     taken = []
     for step in range(TRIAL_STEPS):
         taken.append(update(setup, step).record().seconds)

@@ -1,6 +1,7 @@
 """From a recipe and its data to a run that is ready for its first step."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from vipo_cli.data.lazy import data_fingerprint
@@ -8,17 +9,13 @@ from vipo_cli.data.record import Record
 from vipo_cli.models import open_family
 from vipo_cli.recipe import Recipe
 from vipo_cli.run import Progress, Work
+from vipo_cli.training.adapters import check_adapters
 from vipo_cli.training.buckets import buckets_of
 from vipo_cli.training.cache import encode
 from vipo_cli.training.cached import measure_references
+from vipo_cli.training.devices import after_main, main_first, start_accelerator
 from vipo_cli.training.rounds import prepare_loop
-from vipo_cli.training.setup import (
-    Setup,
-    assemble,
-    frozen_type,
-    load_denoiser,
-    start_accelerator,
-)
+from vipo_cli.training.setup import Setup, assemble, frozen_type, load_denoiser
 
 
 def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]:
@@ -33,19 +30,23 @@ def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]
         DataError: records that the objective cannot use, or too few of them.
     """
     accelerator = start_accelerator(recipe)
-    family = open_family(recipe.model.name)
-    encoded = yield from encode(
-        family,
-        records,
-        data_fingerprint(records),
-        recipe.data.broken_limit,
-        buckets_of(family, recipe.data),
-        dtype=frozen_type(recipe),
-        device=accelerator.device,
+    family = after_main(partial(open_family, recipe.model.name))
+    start = after_main(partial(check_adapters, recipe, family, run))
+    encoded = yield from main_first(
+        partial(
+            encode,
+            family,
+            records,
+            data_fingerprint(records),
+            recipe.data.broken_limit,
+            buckets_of(family, recipe.data),
+            dtype=frozen_type(recipe),
+            device=accelerator.device,
+        )
     )
     yield Progress("loading the model", 0, 1)
     load_denoiser(recipe, family, accelerator)
-    setup = assemble(recipe, family, encoded, accelerator)
+    setup = assemble(recipe, family, encoded, accelerator, start)
     if recipe.loop.kind == "offline":
         yield from measure_references(setup)
     else:

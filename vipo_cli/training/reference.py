@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,16 @@ from vipo_cli.models.family import Family
 from vipo_cli.training.step import Reference
 
 
+def bare(network: nn.Module) -> nn.Module:
+    """Return a network without what was wrapped around it for several processes."""
+    inner = getattr(network, "module", network)  # of DDP and DeepSpeed
+    return inner if isinstance(inner, nn.Module) else network
+
+
 def trainable(family: Family) -> dict[str, Tensor]:
     """Return the weights that are trained, by name."""
-    return {
-        name: value for name, value in family.denoiser.named_parameters() if value.requires_grad
-    }
+    weights = bare(family.denoiser).named_parameters()
+    return {name: value for name, value in weights if value.requires_grad}
 
 
 def adapter_off(family: Family, adapted: nn.Module) -> Reference:
@@ -62,7 +68,10 @@ class Snapshot:
 
     @contextmanager
     def in_place(self) -> Iterator[Family]:
-        """Give the model with these weights, then put the policy's back; nothing is copied."""
+        """Give the model with these weights, then put the policy's back.
+
+        Nothing is copied, unless weights are sliced: then the slices lie in storage of FSDP's own.
+        """
         policy = trainable(self._family)
         self._exchange(policy)
         try:
@@ -72,4 +81,27 @@ class Snapshot:
 
     def _exchange(self, policy: dict[str, Tensor]) -> None:
         for name, value in policy.items():
-            value.data, self.weights[name] = self.weights[name], value.data
+            kept = self.weights[name] = slice_like(value, self.weights[name])
+            if is_sliced(value):
+                before = value.detach().clone()
+                value.detach().copy_(kept)
+                kept.copy_(before)
+            else:
+                value.data, self.weights[name] = kept, value.data
+
+
+def is_sliced(value: Tensor) -> bool:
+    """Return whether a process holds but a slice of a tensor."""
+    return hasattr(value, "full_tensor")
+
+
+def slice_like(value: Tensor, whole: Tensor) -> Tensor:
+    """Return this process's slice of a whole tensor, cut as another is; whole where that is."""
+    if not is_sliced(value) or is_sliced(whole):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    placed: Any = value
+    return distribute_tensor(
+        whole.to(value.device), placed.device_mesh, placed.placements, src_data_rank=None
+    )

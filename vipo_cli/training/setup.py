@@ -1,7 +1,7 @@
 """From a recipe to all that a step needs: model, adapters, reference, data, optimizer."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vipo_cli.errors import DataError, VipoError
+from vipo_cli.errors import DataError
 from vipo_cli.models import Family
+from vipo_cli.models.lora_files import Lora
 from vipo_cli.models.parts import load_parts
 from vipo_cli.objectives import (
     DriftPairErrors,
@@ -26,8 +27,10 @@ from vipo_cli.objectives import (
     record_of,
 )
 from vipo_cli.recipe import Recipe
+from vipo_cli.training.adapters import make_trainable
 from vipo_cli.training.cache import EncodedData
-from vipo_cli.training.reference import Snapshot, adapter_off, frozen_copy, trainable
+from vipo_cli.training.reference import Snapshot
+from vipo_cli.training.sharding import Sharding, choose_sharding
 from vipo_cli.training.step import Reference
 from vipo_cli.training.trajectory import Trajectories
 
@@ -66,7 +69,8 @@ class Setup:
             where the reference's errors are cached.
         moving: the weights that the reference follows the policy with, where it does.
         old: the policy that the round's data were sampled from, where that is needed.
-        optimizer: over the trainable weights.
+        optimizer: over the trainable weights, as this process holds them.
+        sharding: how processes hold the weights between them.
         average: moving average of the trainable weights, or None.
         typical_margin: running mean of the margin's size, for an automatic beta.
         accelerator: devices, precision, processes.
@@ -89,6 +93,7 @@ class Setup:
     moving: Snapshot | None
     old: Snapshot | None
     optimizer: torch.optim.Optimizer
+    sharding: Sharding
     average: Snapshot | None
     typical_margin: Tensor
     accelerator: Any
@@ -110,23 +115,6 @@ class Setup:
         return self.kind is DriftPairErrors
 
 
-def start_accelerator(recipe: Recipe) -> Any:
-    """Return accelerate's view of devices, processes and precision.
-
-    Raises:
-        VipoError: started on several processes, which nothing here has been tested on.
-    """
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(mixed_precision="bf16" if recipe.model.precision == "bf16" else "no")
-    if accelerator.num_processes > 1:
-        raise VipoError(
-            f"training on {accelerator.num_processes} processes is not supported yet",
-            hint="start vipo train by itself, without a launcher",
-        )
-    return accelerator
-
-
 def frozen_type(recipe: Recipe) -> torch.dtype:
     """Return the type that frozen weights are kept in."""
     return torch.bfloat16 if recipe.model.precision == "bf16" else torch.float32
@@ -135,18 +123,33 @@ def frozen_type(recipe: Recipe) -> torch.dtype:
 def load_denoiser(recipe: Recipe, family: Family, accelerator: Any) -> None:
     """Load what is trained, and the autoencoder where samples are to be looked at.
 
+    Weights that processes are to hold slices of lie on the CPU first.
+
     Weights that are trained are kept in float32 whatever the precision: small updates would be lost
     in less.
     """
     dtype = torch.float32 if recipe.model.train == "full" else frozen_type(recipe)
-    parts = [family.denoiser_name]
+    place = choose_sharding(recipe, accelerator).place()
+    load_parts(family, [family.denoiser_name], dtype=dtype, device=place)
     if recipe.loop.kind != "offline" or recipe.run.samples:
-        parts.append("vae")
-    load_parts(family, parts, dtype=dtype, device=accelerator.device)
+        load_parts(family, ["vae"], dtype=dtype, device=accelerator.device)
 
 
-def assemble(recipe: Recipe, family: Family, encoded: EncodedData, accelerator: Any) -> Setup:
+def assemble(
+    recipe: Recipe,
+    family: Family,
+    encoded: EncodedData,
+    accelerator: Any,
+    start: Lora | None = None,
+) -> Setup:
     """Set up what is trained, on records that are encoded already.
+
+    Args:
+        recipe: what is asked for.
+        family: the model, its denoiser loaded.
+        encoded: the data.
+        accelerator: from `start_accelerator`.
+        start: the LoRA that training goes on from.
 
     Raises:
         DataError: records that the objective cannot use, or too few of them.
@@ -160,16 +163,16 @@ def assemble(recipe: Recipe, family: Family, encoded: EncodedData, accelerator: 
         data, train = as_singles(encoded, train)
     following = recipe.reference.kind in ("ema", "copied") or recipe.loop.kind == "spin"
     compared = has_reference(kind) and recipe.reference.kind == "base" and not following
-    base = _make_trainable(family, recipe, compared or recipe.noise.source == "inverted")
+    copied = compared or recipe.noise.source == "inverted"
+    base = make_trainable(family, recipe, start, copied=copied)
+    sharding = choose_sharding(recipe, accelerator)
+    sharding.prepare(family, partial(make_optimizer, recipe))
+    if base is not None and recipe.model.train == "full":
+        with base() as frozen:
+            sharding.hold(frozen.denoiser)
     moving = Snapshot(family) if following else None
     wants_old = kind is TimedPairErrors and recipe.objective.parameters.get("denominator") == "old"
-    optimizer = torch.optim.AdamW(
-        trainable(family).values(),
-        lr=recipe.optimizer.learning_rate,
-        weight_decay=recipe.optimizer.weight_decay,
-    )
     average = Snapshot(family) if recipe.model.ema else None
-    family.denoiser, optimizer = accelerator.prepare(family.denoiser, optimizer)
     return Setup(
         recipe=recipe,
         family=family,
@@ -183,11 +186,21 @@ def assemble(recipe: Recipe, family: Family, encoded: EncodedData, accelerator: 
         reference=_reference(recipe, kind, base, moving),
         moving=moving,
         old=Snapshot(family) if wants_old else None,
-        optimizer=optimizer,
+        optimizer=sharding.optimizer,
+        sharding=sharding,
         average=average,
         typical_margin=torch.zeros((), device=accelerator.device),
         accelerator=accelerator,
         micro_batch=recipe.optimizer.micro_batch or recipe.optimizer.batch_size,
+    )
+
+
+def make_optimizer(recipe: Recipe, weights: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """Return the optimizer of some weights."""
+    return torch.optim.AdamW(
+        weights,
+        lr=recipe.optimizer.learning_rate,
+        weight_decay=recipe.optimizer.weight_decay,
     )
 
 
@@ -258,31 +271,6 @@ def _reference(
     if not has_reference(kind) or recipe.reference.kind == "cached":
         return None
     return moving.in_place if moving else base
-
-
-def _make_trainable(family: Family, recipe: Recipe, copied: bool) -> Reference | None:
-    """Choose the weights that are trained, and give the base they started from.
-
-    Args:
-        family: the model.
-        recipe: says which weights.
-        copied: whether full fine-tuning keeps a copy of the base; LoRA has it for nothing.
-    """
-    if recipe.model.train == "full":
-        base = frozen_copy(family) if copied else None
-        family.denoiser.requires_grad_(True)
-        return base
-    from peft import LoraConfig
-
-    with torch.random.fork_rng():  # peft draws LoRA's start from the global generator
-        torch.manual_seed(recipe.run.seed)
-        config = LoraConfig(
-            r=recipe.model.rank,
-            lora_alpha=recipe.model.rank,
-            target_modules=list(family.lora_targets),
-        )
-        family.denoiser.add_adapter(config)  # type: ignore[operator]
-    return adapter_off(family, family.denoiser)
 
 
 def split(prompts: Rows, held_out: int) -> tuple[Rows, Rows]:

@@ -10,8 +10,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vipo_cli.models.family import Condition, Family
@@ -68,8 +70,9 @@ class Batch:
         probability: that the winner is preferred; 0.5 is a tie.
         region: how much each place of an item counts, on the latent grid; None: all alike.
         reference: errors of the reference where they were cached.
-        complete: whether no item is absent; known without asking the device.
-        certain: whether all probabilities are 1; likewise.
+        here: `present` on the host, so that nobody has to ask the device; None: all are.
+        certain: whether all probabilities are 1; known on the host too.
+        disliked: whether a single sample was disliked; likewise.
     """
 
     x0: Float[Tensor, "k b *d"]
@@ -83,14 +86,29 @@ class Batch:
     region: Float[Tensor, "k b *e"] | None = None
     reference: Items | None = None
     media_condition: Condition = field(default_factory=dict)
-    complete: bool = True
+    here: NDArray[np.bool_] | None = None
     certain: bool = True
+    disliked: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether no record has more than one item."""
+        return len(self.present) == 1 or (self.here is not None and not self.here[1:].any())
+
+    @property
+    def rows(self) -> Tensor | None:
+        """Numbers of the items that are present among all, winners first; None: all are."""
+        if self.here is None or self.here.all():
+            return None
+        rows = torch.from_numpy(np.flatnonzero(self.here))
+        return rows.to(self.x0.device, non_blocking=True)
 
     def item(self, index: int) -> "Batch":
         """Return the batch of one item a record: winners alone are item 0."""
         rows = slice(index, index + 1)
         cached = self.reference[rows] if self.reference is not None else None
         region = self.region[rows] if self.region is not None else None
+        here = self.here[rows] if self.here is not None else None
         return replace(
             self,
             x0=self.x0[rows],
@@ -98,6 +116,7 @@ class Batch:
             present=self.present[rows],
             region=region,
             reference=cached,
+            here=here,
             media_condition={name: value[rows] for name, value in self.media_condition.items()},
         )
 
@@ -216,15 +235,18 @@ def as_record(
 
 @dataclass(frozen=True, slots=True)
 class Noised:
-    """The items of a batch that are present, mixed with noise: one row each, winners first."""
+    """The items of a batch that are present, mixed with noise: one row each, winners first.
+
+    `shape` is the batch's (k, b), `rows` where the items stand in it; None: all are present.
+    """
 
     x_t: Latents
     target: Latents
     time: Float[Tensor, " b"]
     condition: Condition
-    present: Bool[Tensor, "k n"]
+    shape: torch.Size
+    rows: Tensor | None
     region: Float[Tensor, " b *e"] | None
-    complete: bool = True
 
     def error(self, prediction: Latents) -> Float[Tensor, " b"]:
         """Return each row's mean squared error against the target."""
@@ -240,19 +262,19 @@ class Noised:
 
     def spread(self, values: Float[Tensor, " m"]) -> Items:
         """Put rows back to where their items stand in the batch."""
-        if self.complete:
-            return values.reshape(self.present.shape)
-        return values.new_zeros(self.present.shape).masked_scatter(self.present, values)
+        if self.rows is None:
+            return values.reshape(self.shape)
+        everywhere = values.new_zeros(self.shape.numel())
+        return everywhere.index_copy(0, self.rows, values).reshape(self.shape)
 
 
 def mix(family: Family, batch: Batch) -> Noised:
     """Mix the items that are present with their noise."""
-    items = batch.present.shape[0]
-    rows = batch.present.flatten()
+    items, rows = batch.present.shape[0], batch.rows
 
     def flat(values: Tensor) -> Tensor:
         joined = values.flatten(0, 1)
-        return joined if batch.complete else joined[rows]
+        return joined if rows is None else joined[rows]
 
     def repeated(values: Tensor) -> Tensor:
         return flat(values.expand(items, *values.shape))
@@ -271,9 +293,9 @@ def mix(family: Family, batch: Batch) -> Noised:
             **{name: repeated(value) for name, value in batch.condition.items()},
             **{name: flat(value) for name, value in batch.media_condition.items()},
         },
-        present=batch.present,
+        shape=batch.present.shape,
+        rows=rows,
         region=region,
-        complete=batch.complete,
     )
 
 

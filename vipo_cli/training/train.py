@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from vipo_cli.errors import VipoError
 from vipo_cli.recipe import Recipe, check_recipe, read_yaml
 from vipo_cli.run import Progress, Work, environment, read_lines, write_json, writing
 from vipo_cli.training import checkpoint, loop
+from vipo_cli.training.adapters import START_FILE, named_start
+from vipo_cli.training.devices import after_main, from_main, is_main, start_accelerator
+from vipo_cli.training.launch import started_processes
 from vipo_cli.training.prepare import prepare
 from vipo_cli.training.reference import trainable
 from vipo_cli.training.setup import Setup
@@ -55,11 +59,17 @@ class Result:
 
 
 def new_run(recipe: Recipe, out: Path | None) -> Path:
-    """Make the directory of a new run and write its recipe.
+    """Make the directory of a new run and write its recipe; the main process does.
 
     Raises:
         VipoError: the directory belongs to another run, or cannot be written.
     """
+    if started_processes() > 1:
+        start_accelerator(recipe)
+    return from_main(partial(_make_run, recipe, out))
+
+
+def _make_run(recipe: Recipe, out: Path | None) -> Path:
     run = out or _free_name(recipe)
     if (run / "recipe.yaml").exists():
         raise VipoError(
@@ -99,13 +109,17 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Work[Result]:
     """Train a recipe to its end in a run directory.
 
     Closing the work early writes a checkpoint to go on from. Where data or model are at fault, the
-    directory of a new run is taken away again.
+    directory of a new run is taken away again. Of several processes all yield the same progress,
+    and all must be closed at the same one.
     """
     try:
-        pairs = open_pairs(recipe.data.name, recipe.data.parameters)
+        start_accelerator(recipe)
+        pairs = after_main(partial(open_pairs, recipe.data.name, recipe.data.parameters))
         setup = yield from prepare(recipe, pairs, run)
         start = _resume(run, setup) if resume else 0
-        write_json(run / "provenance.json", provenance(recipe, pairs, setup))
+        about = provenance(recipe, pairs, setup) | named_start(recipe, run)
+        if is_main():
+            write_json(run / "provenance.json", about)
     except Exception:
         if not resume:
             _take_away(run)
@@ -119,12 +133,12 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Work[Result]:
                 yield Progress("training", record.step, recipe.run.steps, _note(record))
     finally:
         training.close()
-    return summarise(recipe, run, setup.encoded.broken, dropped(pairs))
+    return from_main(partial(summarise, recipe, run, setup.encoded.broken, dropped(pairs)))
 
 
 def _take_away(run: Path) -> None:
     """Remove the directory of a run that never began; what others put into it stays."""
-    for name in ("recipe.yaml", "provenance.json"):
+    for name in ("recipe.yaml", "provenance.json", START_FILE):
         (run / name).unlink(missing_ok=True)
     shutil.rmtree(run / "rounds", ignore_errors=True)
     with suppress(OSError):
@@ -133,15 +147,20 @@ def _take_away(run: Path) -> None:
 
 def _resume(run: Path, setup: Setup) -> int:
     """Restore the newest checkpoint; without one the run starts over."""
-    checkpoint.clear_leftovers(run)
-    newest = checkpoint.latest(run)
+    newest = from_main(partial(_newest, run))
     step = 0
     if newest is not None:
         step = checkpoint.load(newest, setup)
-    kept = [record for record in read_lines(run / "metrics.jsonl") if record["step"] <= step]
-    with writing(run / "metrics.jsonl") as file:
-        file.write_text("".join(f"{json.dumps(record)}\n" for record in kept))
+    if is_main():
+        kept = [record for record in read_lines(run / "metrics.jsonl") if record["step"] <= step]
+        with writing(run / "metrics.jsonl") as file:
+            file.write_text("".join(f"{json.dumps(record)}\n" for record in kept))
     return step
+
+
+def _newest(run: Path) -> Path | None:
+    checkpoint.clear_leftovers(run)
+    return checkpoint.latest(run)
 
 
 def _note(record: loop.StepRecord) -> str:

@@ -112,6 +112,16 @@ class StepBatch:
     reference: Items | None = None
     certain: bool = True
 
+    @property
+    def alone(self) -> bool:
+        """Always False: these are pairs."""
+        return False
+
+    @property
+    def disliked(self) -> bool:
+        """Always False."""
+        return False
+
     def item(self, index: int) -> "StepBatch":
         """Return the batch of one trajectory a pair: winners alone are item 0."""
         rows = slice(index, index + 1)

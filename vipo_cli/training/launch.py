@@ -1,0 +1,317 @@
+"""One run on several processes of this machine: started, watched and spoken for by the one asked.
+
+The processes find each other by the variables that torchrun sets, so a launcher for several nodes
+(`accelerate launch -m vipo_cli train ...`) can take this one's place. Unlike those, this one waits
+for as long as it takes to end a step and save it when it is asked to stop, and lets nobody wait for
+a process that died; and it tells of an error once, whichever process met it.
+
+Nothing here imports torch, so that the command line may ask at no cost.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from types import TracebackType
+
+from vipo_cli.errors import Interrupted, VipoError
+
+REPORTS = "VIPO_PROCESS_REPORTS"
+"""Names the folder in which a process says what it failed of, to whoever started it."""
+GRACE = 10.0
+"""Seconds that the others get to end by themselves once one has failed."""
+POLL = 0.05
+"""Seconds between looks at the processes."""
+LINES = 5
+"""How many of the last lines are shown of a process that died."""
+
+
+def started_processes() -> int:
+    """Return how many processes run this command together, as a launcher said."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def is_main_process() -> bool:
+    """Return whether this process is the one that writes and speaks."""
+    return started_processes() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def is_launched() -> bool:
+    """Return whether `launch` started this process."""
+    return REPORTS in os.environ
+
+
+def speaks_of(error: VipoError) -> bool:
+    """Return whether this process tells the user of an error; of several processes only one does.
+
+    Whoever started them is told in any case, if that was `launch`.
+    """
+    if is_launched():
+        report(error)
+        return False
+    return started_processes() == 1 or _is_first_to_fail()
+
+
+def _is_first_to_fail() -> bool:
+    """Ask the store that all processes share; before there is one, all fail of the same."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_initialized():
+        return is_main_process()
+    try:
+        store = distributed.distributed_c10d._get_default_store()
+        return bool(store.add("vipo/failed", 1) == 1)
+    except RuntimeError:  # who kept it is gone: that process failed first
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a process failed of.
+
+    Attributes:
+        when: in seconds since the epoch, to tell the cause from what followed of it.
+        kind: `stopped` on request, `told` to the user, or a `crash`.
+        message, hint, details: of the error.
+        trace: the traceback.
+    """
+
+    when: float
+    kind: str
+    message: str
+    hint: str | None = None
+    details: list[str] = field(default_factory=list)
+    trace: str = ""
+
+
+def report(error: BaseException) -> None:
+    """Leave word of an error for the process that started this one."""
+    known = isinstance(error, VipoError)
+    found = Report(
+        when=time.time(),
+        kind="stopped" if isinstance(error, Interrupted) else "told" if known else "crash",
+        message=error.message if isinstance(error, VipoError) else repr(error),
+        hint=error.hint if isinstance(error, VipoError) else None,
+        details=list(error.details) if isinstance(error, VipoError) else [],
+        trace="".join(traceback.format_exception(error)),
+    )
+    place = Path(os.environ[REPORTS], f"{os.environ['RANK']}.json")
+    with suppress(OSError):  # nobody listens any more
+        place.write_text(json.dumps(asdict(found)))
+
+
+def report_run(run: Path) -> None:
+    """Say which directory is trained in, so that whoever survives can say how to go on."""
+    if is_launched() and is_main_process():
+        Path(os.environ[REPORTS], "run").write_text(str(run))
+
+
+def obey_launcher() -> None:
+    """Report what nobody catches, and stop as if asked to when the launcher is gone."""
+    if not is_launched():
+        return
+
+    def crashed(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        report(error.with_traceback(trace))
+
+    def listen() -> None:
+        os.read(sys.stdin.fileno(), 1)  # the launcher never writes: its end is the pipe's end
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sys.excepthook = crashed
+    Thread(target=listen, daemon=True).start()
+
+
+def launch(processes: int, words: Sequence[str]) -> None:
+    """Run a command on several processes of this machine, and return when all have done it.
+
+    The main process has this one's stdout and stderr. A request to stop goes to the main process,
+    which settles with the others where they stop; a second one does not wait.
+
+    Args:
+        processes: how many.
+        words: of the command line, after the program's name.
+
+    Raises:
+        VipoError: what one of them failed of, or that one died.
+        Interrupted: they were asked to stop, and did.
+    """
+    with TemporaryDirectory(prefix="vipo-") as folder:
+        reports = Path(folder)
+        team = _start(processes, words, reports)
+        try:
+            with _stop_requests(team) as asked:
+                _watch(team, asked)
+        finally:
+            _end(team)
+        if len(asked) > 1:
+            raise Interrupted("stopped at once; what was trained since the last checkpoint is lost")
+        _tell(team, reports)
+
+
+@dataclass
+class _Team:
+    """The processes, and which of them were ended from here."""
+
+    members: list[subprocess.Popen[bytes]]
+    ended: set[int] = field(default_factory=set)
+
+    @property
+    def running(self) -> list[int]:
+        return [rank for rank, member in enumerate(self.members) if member.poll() is None]
+
+    @property
+    def failed(self) -> bool:
+        return any(member.poll() not in (None, 0) for member in self.members)
+
+    def status(self, rank: int) -> int:
+        """Return how a process ended: its exit status, or minus the signal that ended it."""
+        return self.members[rank].returncode
+
+
+def _start(processes: int, words: Sequence[str], reports: Path) -> _Team:
+    # a module of the working directory must not take the place of one of ours
+    safe = [] if Path(sys.argv[0]).name == "__main__.py" else ["-P"]
+    command = [sys.executable, *safe, "-m", "vipo_cli", *words]
+    shared = os.environ | _addresses(processes) | {REPORTS: str(reports)}
+    team = _Team([])
+    try:
+        for rank in range(processes):
+            main = rank == 0
+            with (reports / f"{rank}.log").open("wb") as log:
+                member = subprocess.Popen(
+                    command,
+                    env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    stdin=subprocess.PIPE,
+                    stdout=None if main else subprocess.DEVNULL,
+                    stderr=None if main else log,
+                    start_new_session=True,  # Ctrl-C reaches them through this process alone
+                )
+            team.members.append(member)
+    except OSError:
+        _end(team)
+        raise
+    return team
+
+
+def _addresses(processes: int) -> dict[str, str]:
+    """Return what the processes need to know to find each other, as torchrun names it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    threads = max(1, _cores() // processes)
+    return {
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(threads),
+    }
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _stop_requests(team: _Team) -> Iterator[list[int]]:
+    """Pass the first request to stop on to the main process; with the second, end all."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        if len(asked) == 1 and 0 in team.running:
+            team.members[0].send_signal(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(team: _Team, asked: Sequence[int]) -> None:
+    """Wait until all have ended, not long once one has failed."""
+    deadline = None
+    while team.running:
+        if team.failed and deadline is None:
+            deadline = time.monotonic() + GRACE
+        if len(asked) > 1 or (deadline is not None and time.monotonic() > deadline):
+            return
+        time.sleep(POLL)
+
+
+def _end(team: _Team) -> None:
+    """End what still runs; who is blocked in an exchange hears no politer signal."""
+    for rank in team.running:
+        team.ended.add(rank)
+        team.members[rank].kill()
+    for member in team.members:
+        member.wait()
+        assert member.stdin is not None
+        member.stdin.close()
+
+
+def _tell(team: _Team, reports: Path) -> None:
+    """Raise the one error that the others followed from.
+
+    Raises:
+        VipoError: what it was.
+        Interrupted: all stopped on request.
+    """
+    count = len(team.members)
+    if all(team.status(rank) == 0 for rank in range(count)):
+        return
+    run = reports / "run"
+    hint = f"go on: vipo train --resume {run.read_text()}" if run.is_file() else None
+    for rank in range(count):
+        if team.status(rank) < 0 and rank not in team.ended:
+            name = signal.Signals(-team.status(rank)).name
+            raise VipoError(
+                f"process {rank + 1} of {count} was ended by {name}",
+                details=_last_lines(reports / f"{rank}.log"),
+                hint=hint,
+            )
+    found = _reports(reports)
+    for kind in ("told", "stopped", "crash"):
+        if of_kind := {rank: each for rank, each in found.items() if each.kind == kind}:
+            rank = min(of_kind, key=lambda rank: of_kind[rank].when)
+            raise _error(of_kind[rank], f"process {rank + 1} of {count}")
+    sys.exit(max(1, team.status(0)))  # wrong usage, which the main process told of
+
+
+def _reports(folder: Path) -> Mapping[int, Report]:
+    found = {}
+    for file in folder.glob("*.json"):
+        with suppress(json.JSONDecodeError):  # its writer was ended meanwhile
+            found[int(file.stem)] = Report(**json.loads(file.read_text()))
+    return found
+
+
+def _error(found: Report, who: str) -> Exception:
+    """Make the error again; its traceback goes with it, for those who ask for tracebacks."""
+    if found.kind == "crash":
+        return RuntimeError(f"{who} failed:\n{found.trace}")
+    kind = Interrupted if found.kind == "stopped" else VipoError
+    error = kind(found.message, hint=found.hint, details=found.details)
+    error.add_note(f"in {who}:\n{found.trace}")
+    return error
+
+
+def _last_lines(log: Path) -> list[str]:
+    lines = log.read_text(errors="replace").splitlines()
+    return [line for line in lines if line.strip()][-LINES:]
