@@ -6,12 +6,15 @@ from PIL import Image
 
 from vipo_cli.clips import read_frames
 from vipo_cli.data.sources import open_pairs
-from vipo_cli.shapes.clip_source import shapes_clips
+from vipo_cli.shapes.clip_source import MAKERS, shapes_clips
 from vipo_cli.shapes.motion import (
     DIMENSIONS,
+    DIRECTIONS,
     FRAMES,
     FRAMES_PER_SECOND,
     TASKS,
+    Mover,
+    draw_clip_caption,
     judge_clip,
     parse_clip_caption,
 )
@@ -65,15 +68,23 @@ def test_a_flip_rate_of_1_turns_every_pair_round():
         assert (sound.winner, sound.loser) == (flipped.loser, flipped.winner)
 
 
-def test_noisy_labels_are_right_more_often_than_not_but_not_always():
+def shown(clip):
+    for item, way in zip(clip.items, clip.ways, strict=True):
+        direction = next(name for name, to in DIRECTIONS.items() if to == tuple(np.sign(way)))
+        yield Mover(item.shape, item.colour, direction)
+
+
+def test_noisy_labels_follow_alignment_three_times_in_five():
     wins = []
-    for pair in shapes_clips(kind="noisy", pairs=120):
-        caption = parse_clip_caption(pair.prompt)
-        won, lost = (judge_clip(frames(medium), caption).direction for medium in pair.media)
+    for index in range(600):
+        rng = np.random.default_rng((0, index))
+        caption = draw_clip_caption(rng, TASKS[index % 2])
+        sketch = MAKERS["noisy"](rng, caption, index)
+        won, lost = (tuple(shown(clip)) == caption.movers for clip in sketch.clips)
         if won != lost:
-            wins.append(won > lost)
-    assert len(wins) > 30
-    assert 0.45 < np.mean(wins) < 0.75  # one quality of five decides: 0.6 is expected
+            wins.append(won)
+    assert 200 < len(wins) < 400
+    assert np.mean(wins) == pytest.approx(0.6, abs=0.07)  # one quality of five decides
 
 
 def test_captions_have_a_clip_and_no_loser():

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vipo_cli.analysis.history import History, Level, Measurement, moving_median
+from vipo_cli.analysis.pictures import drift_text, drifted
 
 SHORT = 30
 """Steps below which nothing is judged: early and late would be the same few batches."""
@@ -166,7 +167,7 @@ def findings(case: Case) -> tuple[Finding, ...]:
         return (*unfinished, Finding("short", "note", text))
     checks = (
         _collapse, _decline, _chance, _no_gradient, _few_kept, _saturation, _displacement,
-        _instability, _overfitting,
+        _instability, _overfitting, _drift,
     )  # fmt: skip
     found = [finding for check in checks if (finding := check(case))]
     if any(finding.name == "collapse" for finding in found):  # of which displacement is a part
@@ -221,9 +222,7 @@ def _change(case: Case, name: str, form: str) -> str:
     return f"{case.early[name].mean:{form}} -> {case.late[name].mean:{form}}"
 
 
-def times_worse(
-    early: Mapping[str, Level], late: Mapping[str, Level]
-) -> tuple[float, str] | None:
+def times_worse(early: Mapping[str, Level], late: Mapping[str, Level]) -> tuple[float, str] | None:
     """Return how many times as large the error on winners is, and what it is set against."""
     if "policy_w" not in late:
         return None
@@ -467,3 +466,22 @@ def _overfitting(case: Case) -> Finding | None:
     if best.step < last.step:
         advice = (("stop earlier", case.about.again("run.steps", best.step)), *advice)
     return Finding("overfitting", "warning", text, advice)
+
+
+def _drift(case: Case) -> Finding | None:
+    """The last validation samples no longer look like the base's."""
+    if not case.history.pictures:
+        return None
+    last = case.history.pictures[-1]
+    far = drifted(last.changes)
+    if not far:
+        return None
+    text = (
+        f"drift: the validation samples of step {last.step} are far from the base's for the same "
+        f"prompts and noise: {drift_text(far)}; look at {case.about.run}/samples.png"
+    )
+    sound = [each.step for each in case.history.pictures if not drifted(each.changes)]
+    stop = (("stop earlier", case.about.again("run.steps", sound[-1])),) if sound else ()
+    return Finding(
+        "drift", "warning", text, stop + case.about.other_rate(1 / 3) + case.about.other_beta(2)
+    )

@@ -184,8 +184,10 @@ def up_to(lines: Sequence[Mapping[str, Any]], step: int) -> list[Mapping[str, An
     A return to that step or an earlier one came before it; after the last of these, what is of
     later steps is not part of it.
     """
-    returns = [place for place, line in enumerate(lines) if line.get("returned_to", step + 1) <= step]
-    first = returns[-1] + 1 if returns else 0
+    first = 0
+    for place, line in enumerate(lines):
+        if "returned_to" in line and line["returned_to"] <= step:
+            first = place + 1
     return [*lines[:first], *(line for line in lines[first:] if line["step"] <= step)]
 
 
@@ -223,10 +225,7 @@ def _measurement(line: Mapping[str, Any]) -> Measurement:
 
 def _pictures(line: Mapping[str, Any]) -> Pictures:
     found = line["pictures"]
-    changes = {
-        name: Change(each["base"], each["value"], each["change"], each["ci95"] and tuple(each["ci95"]))
-        for name, each in found["statistics"].items()
-    }
+    changes = {name: Change.read(each) for name, each in found["statistics"].items()}
     return Pictures(line["step"], found["n"], changes)
 
 

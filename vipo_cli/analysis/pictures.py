@@ -28,7 +28,27 @@ LEVELS = 8
 FRAMES = 8
 """Frames of a clip that are looked at, evenly spread over it."""
 
-STATISTICS = ("dark_share", "edge_density", "colour_entropy", "saturation", "contrast", "noise")
+DRIFTED = 0.5
+"""Change of a statistic, relative to the base's, from which on samples have drifted.
+
+The embedded model's samples after 450 to 1,000 steps of each of twenty objectives, whose pictures
+are sound, differ by at most 16 % over 24 prompts, and of 200 random choices of 8 of these prompts
+none differed by half. A run whose pictures had dissolved into coloured fog differed by 54 % in edge
+density, 180 % in saturation and 212 % in colour entropy. A case of pictures that a reward had
+emptied (Tencent-Hunyuan/UniRL, issue 407): dark share 0.45 to 0.93, edge density -60 %, colour
+entropy -54 %.
+"""
+LEAST = {
+    "dark_share": 0.2,
+    "edge_density": 0.02,
+    "colour_entropy": 0.3,
+    "saturation": 0.03,
+    "contrast": 0.03,
+    "noise": 0.003,
+}
+"""Change below which nothing has drifted, however little the base has of a statistic."""
+
+STATISTICS = tuple(LEAST)
 
 
 def picture_statistics(pixels: Pixels) -> dict[str, float]:
@@ -63,8 +83,8 @@ def _of_frame(pixels: Pixels) -> dict[str, float]:
 
 
 def _colour_entropy(pixels: Pixels) -> float:
-    steps = pixels // (256 // LEVELS)
-    number = (steps[..., 0].astype(np.int64) * LEVELS + steps[..., 1]) * LEVELS + steps[..., 2]
+    red, green, blue = np.moveaxis(pixels.astype(np.int64) * LEVELS // 256, -1, 0)
+    number = (red * LEVELS + green) * LEVELS + blue
     counts = np.bincount(number.reshape(-1))
     shares = counts[counts > 0] / number.size
     return float(-(shares * np.log2(shares)).sum()) + 0.0  # + 0.0: no minus sign before zero
@@ -92,6 +112,14 @@ class Change:
     change: float
     ci95: tuple[float, float] | None
 
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> "Change":
+        """Return what was written as JSON."""
+        ci95 = document["ci95"]
+        return cls(
+            document["base"], document["value"], document["change"], tuple(ci95) if ci95 else None
+        )
+
     def document(self) -> dict[str, Any]:
         """Return the JSON form."""
         return {
@@ -114,3 +142,22 @@ def compare_pictures(
         ci95 = (interval.low, interval.high) if len(before) > 1 else None
         changes[name] = Change(float(before.mean()), float(after.mean()), interval.value, ci95)
     return changes
+
+
+def drifted(changes: Mapping[str, Change]) -> dict[str, Change]:
+    """Return the changes that are far more than pictures that stay sound show, and sure."""
+    return {name: change for name, change in changes.items() if _is_far(name, change)}
+
+
+def _is_far(name: str, change: Change) -> bool:
+    share = 0.0 if name == "dark_share" else DRIFTED * change.base  # a share is compared as it is
+    sure = change.ci95 is None or change.ci95[0] > 0 or change.ci95[1] < 0
+    return sure and abs(change.change) > max(LEAST[name], share)
+
+
+def drift_text(changes: Mapping[str, Change]) -> str:
+    """Say what drifted, from what to what."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {change.base:.3g} -> {change.value:.3g}"
+        for name, change in changes.items()
+    )

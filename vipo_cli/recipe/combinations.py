@@ -38,7 +38,7 @@ def _adapters(recipe: Recipe) -> Iterator[Wrong]:
             yield f"model.{key}: belongs to adapters, and model.train is `full`", None
         elif model.start_from is not None:
             yield (
-                f"model.{key}: the LoRA of model.start_from has its own, and is trained on as it is",
+                f"model.{key}: the LoRA of model.start_from has its own, and keeps it",
                 f"leave model.{key} out",
             )
 

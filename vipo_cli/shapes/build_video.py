@@ -1,12 +1,12 @@
-"""Build the parts of `shapes-video` that are not its denoiser: tokenizer, text encoder, autoencoder.
+"""Build `shapes-video` but for its denoiser, which `vipo train` trains.
 
     python -m vipo_cli.shapes.build_video parts out/untrained-video
     vipo train --recipe shapes-video/pretrain --model out/untrained-video --out out/pretrained-video
     python -m vipo_cli.shapes.build_video pack out/pretrained-video/checkpoints/step-004000
 
-As for `shapes-sd` in `vipo_cli.shapes.build`: the first command writes a complete Wan pipeline whose
-transformer is still random, the second trains the transformer with the project's own engine, the
-third puts the result in half precision where the package keeps it.
+As in `vipo_cli.shapes.build`: the first command writes a complete Wan pipeline whose transformer is
+still random, the second trains the transformer with the project's own engine, the third puts the
+result in half precision where the package keeps it.
 """
 
 import sys
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vipo_cli.run import Progress, Work
-from vipo_cli.shapes.build import ASSETS
+from vipo_cli.shapes.build import ASSETS, pack
 from vipo_cli.shapes.motion import (
     DIRECTIONS,
     PREFIXES,
@@ -136,67 +136,64 @@ def make_autoencoder(seed: int = 0) -> Any:
     )  # fmt: skip
 
 
-def train_autoencoder(steps: int = 2000, batch: int = 4, seed: int = 0) -> Work[Any]:
+def train_autoencoder(steps: int = 1200, batch: int = 4, seed: int = 0) -> Work[Any]:
     """Train the autoencoder on clips, some of them damaged, and measure its latents."""
     vae = make_autoencoder(seed)
-    _channels_last(vae)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 2e-3, total_steps=steps, pct_start=0.1
-    )
-    rng = np.random.default_rng(seed)
-    pool = _pool(rng)
-    for step in range(steps):
-        pixels = pool[torch.from_numpy(rng.integers(len(pool), size=batch))] / 127.5 - 1
-        posterior = vae.encode(pixels).latent_dist
-        error = _error(vae.decode(posterior.sample()).sample, pixels)
-        loss = error + 1e-7 * posterior.kl().mean()
-        _update(loss, vae.parameters(), optimizer)
-        schedule.step()
-        yield Progress("autoencoder", step + 1, steps, note=f"error {error.item():.4f}")
+    pool = _pool(np.random.default_rng(seed))
+    work = _fit(vae, vae.parameters(), pool, steps, batch, seed, "autoencoder")
+    yield from work
     mean, std = _latent_statistics(vae, pool[:500])
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
-    return vae.to(memory_format=torch.contiguous_format).eval()
+    return vae
 
 
-def refine_decoder(vae: Any, steps: int = 2000, batch: int = 4, seed: int = 1) -> Work[Any]:
+def refine_decoder(vae: Any, steps: int = 1200, batch: int = 4, seed: int = 1) -> Work[Any]:
     """Train the decoder on, for sharp edges; latents stay as they are.
 
     Since the encoder is left alone, a denoiser may be trained on its latents before, after or
     meanwhile.
     """
-    torch.manual_seed(seed)
-    _channels_last(vae.requires_grad_(False))
+    vae.requires_grad_(False)
     weights = [*vae.decoder.requires_grad_(True).parameters()]
     weights += vae.post_quant_conv.requires_grad_(True).parameters()
-    optimizer = torch.optim.AdamW(weights, lr=1.5e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 1.5e-3, total_steps=steps, pct_start=0.1
+    yield from _fit(vae, weights, _pool(np.random.default_rng(seed)), steps, batch, seed, "decoder")
+    return vae.requires_grad_(True)
+
+
+def _fit(
+    vae: Any,
+    weights: Iterable[Tensor],
+    pool: Float[Tensor, "clips 3 t h w"],
+    steps: int,
+    batch: int,
+    seed: int,
+    stage: str,
+) -> Work[None]:
+    """Train weights of an autoencoder to restore clips, at a rate that falls in the second half.
+
+    The error is absolute plus squared: the first keeps edges, the second finds them.
+    """
+    torch.manual_seed(seed)
+    weights = list(weights)
+    _channels_last(vae)
+    clips, rng = WholeClips(vae), np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW(weights, lr=2e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / 50, 2 * (1 - step / steps), 1)
     )
-    rng = np.random.default_rng(seed)
-    pool = _pool(rng)
     for step in range(steps):
         pixels = pool[torch.from_numpy(rng.integers(len(pool), size=batch))] / 127.5 - 1
-        with torch.no_grad():
-            latents = vae.encode(pixels).latent_dist.sample()
-        error = _error(vae.decode(latents).sample, pixels)
-        _update(error, weights, optimizer)
+        posterior = clips.encode(pixels)
+        offset = clips.decode(posterior.sample()) - pixels
+        error = offset.abs().mean() + offset.square().mean()
+        optimizer.zero_grad()
+        (error + 1e-7 * posterior.kl().mean()).backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
         schedule.step()
-        yield Progress("decoder", step + 1, steps, note=f"error {error.item():.4f}")
-    return vae.requires_grad_(True).to(memory_format=torch.contiguous_format).eval()
-
-
-def _error(restored: Tensor, pixels: Tensor) -> Tensor:
-    """Return absolute plus squared error: the first keeps edges, the second finds them."""
-    offset = restored - pixels
-    return offset.abs().mean() + offset.square().mean()
-
-
-def _update(loss: Tensor, weights: Iterable[Tensor], optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(weights, 1.0)
-    optimizer.step()
+        yield Progress(stage, step + 1, steps, note=f"error {error.item():.4f}")
+    clips.close()
+    vae.to(memory_format=torch.contiguous_format).eval()
 
 
 def _pool(rng: np.random.Generator, clips: int = 3000) -> Float[Tensor, "clips 3 t h w"]:
@@ -213,11 +210,18 @@ class WholeClips:
 
     def __init__(self, vae: Any) -> None:
         self._vae = vae
-        for module in vae.modules():
-            if getattr(module, "mode", None) == "downsample3d":
-                module.register_forward_hook(_halve_frames)
-            elif getattr(module, "mode", None) == "upsample3d":
-                module.register_forward_pre_hook(_double_frames)
+        self._hooks = [
+            module.register_forward_hook(_halve_frames)
+            if module.mode == "downsample3d"
+            else module.register_forward_pre_hook(_double_frames)
+            for module in vae.modules()
+            if getattr(module, "mode", None) in ("downsample3d", "upsample3d")
+        ]
+
+    def close(self) -> None:
+        """Leave the autoencoder as it was."""
+        for hook in self._hooks:
+            hook.remove()
 
     def encode(self, pixels: Float[Tensor, "b 3 t h w"]) -> Any:
         """Return the posterior."""
@@ -272,3 +276,54 @@ def _clip(rng: np.random.Generator) -> Frames:
     if rng.random() < 0.25:
         clip = spoil(clip, rng.random(4))
     return render_clip(clip, seed=int(rng.integers(2**31)))
+
+
+def make_transformer(seed: int = 0) -> Any:
+    """Return the untrained denoiser: each of the 4 x 4 x 4 latents is a token."""
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(seed)
+    return WanTransformer3DModel(
+        patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=24, in_channels=16,
+        out_channels=16, text_dim=WIDTH, freq_dim=64, ffn_dim=256, num_layers=4,
+        rope_max_seq_len=4,
+    )  # fmt: skip
+
+
+def build(out: Path) -> Work[Path]:
+    """Write the pipeline with a random transformer, its other parts trained, to a folder."""
+    tokenizer = make_tokenizer()
+    text_encoder = yield from train_text_encoder(tokenizer)
+    vae = yield from refine_decoder((yield from train_autoencoder()))
+    return assemble(tokenizer, text_encoder, vae, out)
+
+
+def assemble(tokenizer: Any, text_encoder: Any, vae: Any, out: Path) -> Path:
+    """Write the pipeline of trained parts and a random transformer to a folder."""
+    from diffusers import UniPCMultistepScheduler, WanPipeline
+
+    pipeline = WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=vae,
+        transformer=make_transformer(),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.0
+        ),
+    )
+    pipeline.save_pretrained(out, safe_serialization=True)
+    return out
+
+
+def main(action: str, place: str) -> None:
+    """Do one of the two actions that the module's docstring shows."""
+    if action == "pack":
+        pack(Path(place), ASSETS / "shapes-video")
+        return
+    for progress in build(Path(place)):
+        if progress.done % 100 == 0:
+            sys.stderr.write(f"{progress.stage} {progress.done}/{progress.total}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

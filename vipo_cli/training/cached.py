@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from vipo_cli.errors import ModelError
-from vipo_cli.run import Progress, Work, cache_home, fingerprint, write_json, writing
+from vipo_cli.run import Work, cache_home, fingerprint, write_json, writing
 from vipo_cli.training.batches import (
     fixed_batch,
     held_out_batch,
@@ -19,11 +20,15 @@ from vipo_cli.training.batches import (
     same_bucket,
 )
 from vipo_cli.training.cache import EncodedData
+from vipo_cli.training.devices import after_main, agreed, shared_out
+from vipo_cli.training.reference import bare
 from vipo_cli.training.setup import Setup
+from vipo_cli.training.sharding import whole_tensor
 from vipo_cli.training.step import Batch, measure
 from vipo_cli.training.trajectory import StepBatch, measure_steps
 
 Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
 
 TOLERANCE = 1e-3
 """Relative difference up to which cached errors count as this model's; kernels differ by less."""
@@ -46,19 +51,18 @@ def measure_references(setup: Setup) -> Work[None]:
 
 def measure_base(setup: Setup) -> Work[Floats]:
     """Measure the policy on held-out records, at each of their draws: (draws, n, k)."""
-    assert setup.held_out is not None
-    total = len(setup.held_out.records)
-    size, count = forward_size(setup), held_out_draws(setup)
-    draws = []
-    for draw in range(count):
-        parts = []
-        for rows in held_out_slices(setup, size):
-            batch = held_out_batch(setup, rows.start, rows.stop, draw)
-            parts.append(policy_errors(setup, batch))
-            done = draw * total + rows.stop
-            yield Progress("measuring the base", done, count * total)
-        draws.append(np.concatenate(parts))
-    return np.stack(draws)
+    count = held_out_draws(setup)
+    slices = list(held_out_slices(setup, forward_size(setup)))
+
+    def errors(task: tuple[int, slice]) -> Floats:
+        draw, rows = task
+        return policy_errors(setup, held_out_batch(setup, rows.start, rows.stop, draw))
+
+    tasks = [(draw, rows) for draw in range(count) for rows in slices]
+    found = yield from shared_out("measuring the base", tasks, errors)
+    each = len(slices)
+    draws = [found[first : first + each] for first in range(0, len(found), each)]
+    return np.stack([np.concatenate(parts) for parts in draws])
 
 
 @torch.no_grad()
@@ -87,16 +91,23 @@ def cache_errors(setup: Setup) -> Work[Floats]:
     """
     path, settings = setup.recipe.reference.path, _settings(setup)
     folder = Path(path) if path else cache_home() / "references" / fingerprint(settings)
-    if not (folder / "index.json").is_file():
+    if agreed(not (folder / "index.json").is_file()):
         measured = yield from _measure_all(setup)
-        with writing(folder) as temporary:
-            temporary.mkdir(parents=True)
-            np.save(temporary / "errors.npy", measured)
-            write_json(temporary / "index.json", settings)
+        after_main(partial(_keep, folder, measured, settings))
     _refuse_others(folder, settings)
     errors: Floats = np.load(folder / "errors.npy", mmap_mode="r")
     _verify(setup, folder, errors)
     return errors
+
+
+def _keep(folder: Path, measured: Floats, settings: dict[str, Any]) -> None:
+    """Write measured errors, unless another process of this run did."""
+    if (folder / "index.json").is_file():
+        return
+    with writing(folder) as temporary:
+        temporary.mkdir(parents=True)
+        np.save(temporary / "errors.npy", measured)
+        write_json(temporary / "index.json", settings)
 
 
 def _measure_all(setup: Setup) -> Work[Floats]:
@@ -104,14 +115,16 @@ def _measure_all(setup: Setup) -> Work[Floats]:
     assert draws is not None
     errors = np.full((len(setup.data), draws, setup.items), np.nan, np.float32)
     # as many at once as in training, for the same rounding
-    size, total = setup.micro_batch, draws * len(setup.train)
-    done = 0
-    for draw in range(draws):
-        for records in same_bucket(setup.data.bucket, setup.train, size):
-            batch = fixed_batch(setup, records, np.full(len(records), draw))
-            errors[records, draw] = policy_errors(setup, batch)
-            done += len(records)
-            yield Progress("caching the reference's errors", done, total)
+    parts = list(same_bucket(setup.data.bucket, setup.train, setup.micro_batch))
+
+    def measured(task: tuple[int, Rows]) -> Floats:
+        draw, records = task
+        return policy_errors(setup, fixed_batch(setup, records, np.full(len(records), draw)))
+
+    tasks = [(draw, records) for draw in range(draws) for records in parts]
+    found = yield from shared_out("caching the reference's errors", tasks, measured)
+    for (draw, records), values in zip(tasks, found, strict=True):
+        errors[records, draw] = values
     return errors
 
 
@@ -136,10 +149,10 @@ def _weights_fingerprint(setup: Setup) -> str:
     """Name the weights of the base; fresh adapters say nothing before training."""
     fresh = setup.recipe.model.start_from is None
     digest = hashlib.sha256()
-    for name, tensor in sorted(setup.family.denoiser.state_dict().items()):
+    for name, tensor in sorted(bare(setup.family.denoiser).state_dict().items()):
         if "lora_" not in name or not fresh:
             digest.update(name.replace(".base_layer", "").encode())
-            values = tensor.detach().cpu().contiguous().reshape(-1)
+            values = whole_tensor(tensor).detach().cpu().contiguous().reshape(-1)
             digest.update(values.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -5,17 +5,18 @@
     checkpoints/step-000500/resume/state.json                   step, and the hash of the above
 
 A checkpoint appears whole or not at all: it is written beside its place and renamed into it. Order,
-noise and times are functions of seed and step, so nothing else has to be remembered.
+noise and times are functions of seed and step, so nothing else has to be remembered. It holds whole
+tensors by name, so a run may go on with more or fewer processes than it was started with.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vipo_cli.errors import ModelError
@@ -24,12 +25,18 @@ from vipo_cli.models.lora_files import LORA_FILE as LORA_FILE
 from vipo_cli.models.parts import read_index
 from vipo_cli.run import unwritable, writing
 from vipo_cli.training.adapters import save_lora
-from vipo_cli.training.reference import trainable
+from vipo_cli.training.devices import from_main, is_main, wait
+from vipo_cli.training.reference import bare, trainable
 from vipo_cli.training.setup import Setup
+from vipo_cli.training.sharding import whole_shape
+
+Tensors = Mapping[str, Tensor]
 
 
 def save(run: Path, step: int, setup: Setup, labels: Mapping[str, str]) -> Path:
     """Write the checkpoint of a step, then remove all but the newest that the recipe keeps.
+
+    All processes give what they hold; the main one writes while the others wait.
 
     Args:
         run: the run directory.
@@ -37,20 +44,38 @@ def save(run: Path, step: int, setup: Setup, labels: Mapping[str, str]) -> Path:
         setup: the run's state; where it keeps a moving average, that is what diffusers loads.
         labels: provenance for the header of the weights file.
     """
+    target = run / "checkpoints" / f"step-{step:06d}"
+    groups = {name: setup.sharding.gathered(held) for name, held in _groups(setup).items()}
+    state = setup.sharding.gathered_state()
+    if is_main():
+        _write(target, step, setup, groups, state, labels)
+        for old in checkpoints(run)[: -setup.recipe.run.keep_checkpoints]:
+            shutil.rmtree(old)
+    wait()
+    return target
+
+
+def _write(
+    target: Path,
+    step: int,
+    setup: Setup,
+    groups: Mapping[str, Tensors],
+    state: Mapping[str, Tensors],
+    labels: Mapping[str, str],
+) -> None:
     from safetensors import SafetensorError
 
-    target = run / "checkpoints" / f"step-{step:06d}"
-    average = setup.average.weights if setup.average else None
+    weights = groups.get("average", groups["weights"])
     try:
         with writing(target) as folder:
             folder.mkdir(parents=True)
-            _save_weights(folder, setup.family, average, labels)
-            _save_state(folder / "resume", step, setup)
+            if setup.recipe.model.train == "lora":
+                save_lora(folder, setup.family, weights, labels)
+            else:
+                _save_pipeline(folder, setup.family, weights)
+            _save_state(folder / "resume", step, groups, state)
     except SafetensorError as error:  # in which safetensors wraps a full disk
         raise unwritable(target, OSError(str(error))) from error
-    for old in checkpoints(run)[: -setup.recipe.run.keep_checkpoints]:
-        shutil.rmtree(old)
-    return target
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -64,29 +89,53 @@ def load(folder: Path, setup: Setup) -> int:
     Raises:
         ModelError: the checkpoint is damaged, or belongs to another model.
     """
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
-    file = verify(folder)
-    state = load_file(file)
+    file = from_main(partial(verify, folder))
     step: int = json.loads((folder / "resume" / "state.json").read_text())["step"]
-    for group, weights in _groups(setup).items():
-        saved = {
-            name.removeprefix(f"{group}."): value
-            for name, value in state.items()
-            if name.startswith(f"{group}.")
-        }
-        if weights.keys() != saved.keys() or any(
-            weights[name].shape != saved[name].shape for name in weights
-        ):
-            raise ModelError(f"`{folder}` holds the weights of another model")
-        with torch.no_grad():
-            for name, value in weights.items():
-                value.copy_(saved[name])
-    _load_optimizer(setup.optimizer, state)
+    with safe_open(file, "pt") as saved:
+        names = saved.keys()
+        for group, weights in _groups(setup).items():
+            shapes = {
+                name.removeprefix(f"{group}."): saved.get_slice(name).get_shape()
+                for name in names
+                if name.startswith(f"{group}.")
+            }
+            if shapes != {name: list(whole_shape(value)) for name, value in weights.items()}:
+                raise ModelError(f"`{folder}` holds the weights of another model")
+            setup.sharding.restore(weights, partial(_read, saved, group))
+        setup.sharding.restore_state(_SavedState(saved))
     return step
 
 
-def _groups(setup: Setup) -> dict[str, Mapping[str, Tensor]]:
+def _read(saved: Any, group: str, name: str) -> Tensor:
+    value: Tensor = saved.get_tensor(f"{group}.{name}")
+    return value
+
+
+class _SavedState(Mapping[str, dict[str, Tensor]]):
+    """What the optimizer kept, read from an open file for one weight at a time."""
+
+    def __init__(self, saved: Any) -> None:
+        self._saved = saved
+        self._keys: dict[str, list[str]] = {}
+        for entry in saved.keys():  # noqa: SIM118  # no mapping
+            if entry.startswith("optimizer."):
+                name, _, key = entry.removeprefix("optimizer.").rpartition(".")
+                self._keys.setdefault(name, []).append(key)
+
+    def __getitem__(self, name: str) -> dict[str, Tensor]:
+        keys = self._keys[name]
+        return {key: self._saved.get_tensor(f"optimizer.{name}.{key}") for key in keys}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def _groups(setup: Setup) -> dict[str, Tensors]:
     """Return all tensors that a resumed run goes on with, but the optimizer's."""
     kept = {"average": setup.average, "reference": setup.moving, "old": setup.old}
     return {
@@ -118,63 +167,46 @@ def verify(folder: Path) -> Path:
     return file
 
 
-def _save_weights(
-    folder: Path, family: Family, average: Mapping[str, Tensor] | None, labels: Mapping[str, str]
-) -> None:
-    """Write what plain diffusers loads: the moving average where there is one, else the weights."""
-    weights = trainable(family)
-    kept = {name: value.detach().clone() for name, value in weights.items()} if average else {}
-    with torch.no_grad():
-        for name, value in (average or {}).items():
-            weights[name].copy_(value)
-        if hasattr(family.denoiser, "peft_config"):
-            save_lora(folder, family, weights, labels)
-        else:
-            _save_pipeline(folder, family)
-        for name, value in kept.items():
-            weights[name].copy_(value)
+def _save_pipeline(folder: Path, family: Family, weights: Tensors) -> None:
+    """Write the denoiser with some weights; copy the other parts, which need not be in memory."""
+    from huggingface_hub import save_torch_state_dict
 
-
-def _save_pipeline(folder: Path, family: Family) -> None:
-    """Write the denoiser as it is and copy the other parts, which need not be in memory."""
     index = read_index(family.folder)
     for part in [key for key in index if (family.folder / key).is_dir()]:
         if part != family.denoiser_name:
             shutil.copytree(family.folder / part, folder / part)
     shutil.copy(family.folder / "model_index.json", folder)
-    denoiser: Any = family.denoiser
-    denoiser.save_pretrained(folder / family.denoiser_name, safe_serialization=True)
+    denoiser: Any = bare(family.denoiser)
+    others = {name: value for name, value in denoiser.state_dict().items() if name not in weights}
+    place = folder / family.denoiser_name
+    denoiser.save_config(place)
+    save_torch_state_dict(
+        {**others, **weights},
+        place,
+        filename_pattern="diffusion_pytorch_model{suffix}.safetensors",
+        max_shard_size="10GB",
+    )
 
 
-def _save_state(folder: Path, step: int, setup: Setup) -> None:
+def _save_state(
+    folder: Path, step: int, groups: Mapping[str, Tensors], state: Mapping[str, Tensors]
+) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir()
     tensors = {
-        f"{group}.{name}": value.detach()
-        for group, weights in _groups(setup).items()
-        for name, value in weights.items()
+        f"{group}.{name}": value for group, held in groups.items() for name, value in held.items()
     }
-    for index, entry in setup.optimizer.state_dict()["state"].items():
-        tensors |= {
-            f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in entry.items()
-        }
+    tensors |= {
+        f"optimizer.{name}.{key}": value
+        for name, entry in state.items()
+        for key, value in entry.items()
+    }
     file = folder / "state.safetensors"
-    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, file)
+    save_file(tensors, file)
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     (folder / "state.json").write_text(json.dumps({"step": step, "sha256": digest}) + "\n")
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    entries: dict[int, dict[str, Any]] = {}
-    for name, value in state.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            entries.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict(
-        {"state": entries, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
 
 
 def latest(run: Path) -> Path | None:

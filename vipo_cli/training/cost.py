@@ -6,15 +6,15 @@ whatever a recipe makes the step do (reference, decoupled backward, checkpointin
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -33,6 +33,7 @@ from vipo_cli.training.cache import EncodedData
 from vipo_cli.training.loop import accumulate
 from vipo_cli.training.reference import trainable
 from vipo_cli.training.setup import Setup, assemble, frozen_type
+from vipo_cli.training.step import Batch, measure
 
 META = torch.device("meta")
 
@@ -105,35 +106,42 @@ class Cost:
 class Ledger(TorchDispatchMode):
     """Counts operations, and the bytes of tensors on the meta device while they are alive.
 
+    Storage that an operation returns is new unless it took it; it is gone when autograd and Python
+    have let go of it, as on a device.
+
     Attributes:
         flops: floating-point operations of matrix products, convolutions and attention.
         live: bytes of tensors that were made since and are still needed.
         peak: the most that `live` has been.
     """
 
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        """Start with tensors that are not to be counted."""
+    def __init__(self) -> None:
         super().__init__()
         self.flops = self.live = self.peak = 0
-        self._known = {value.untyped_storage()._cdata: 0 for value in known}
+        self._known: dict[int, int] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Run an operation and count it."""
-        found = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        for value in tree_iter((args, kwargs)):  # what was there before is not counted
+            self._add(value, counted=False)
+        found = func(*args, **kwargs)
         count = flop_registry.get(func._overloadpacket)
         if count is not None:
-            self.flops += count(*args, **(kwargs or {}), out_val=found)
+            self.flops += count(*args, **kwargs, out_val=found)
         for value in tree_iter(found):
-            if isinstance(value, Tensor) and value.device == META:
-                self._add(value.untyped_storage())
+            self._add(value)
         return found
 
-    def _add(self, storage: Any) -> None:
+    def _add(self, value: Any, counted: bool = True) -> None:
+        if not isinstance(value, Tensor) or value.device != META:
+            return
+        storage = value.untyped_storage()
         if storage._cdata in self._known:
             return
-        self._known[storage._cdata] = size = storage.nbytes()
+        self._known[storage._cdata] = size = storage.nbytes() if counted else 0
         self.live += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._remove, storage._cdata).atexit = False
@@ -237,8 +245,8 @@ class OnPaper:
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Go backward."""
-        loss.backward()
+        """Go backward, as `loss.backward()` does, which would switch `Imitated` off meanwhile."""
+        torch.autograd.backward(loss)
 
     def reduce(self, values: Tensor, *_: Any, **__: Any) -> Tensor:
         """Return one process's values."""
@@ -251,3 +259,218 @@ class OnPaper:
     def clip_grad_norm_(self, weights: Iterable[Tensor], limit: float) -> Tensor:
         """Clip the gradient."""
         return nn.utils.clip_grad_norm_(weights, limit)
+
+
+def encodings(family: Family, size: Size, dtype: torch.dtype = torch.float32) -> Encodings:
+    """Return what encoding a picture or clip and a prompt gives and takes, without doing it.
+
+    Args:
+        family: opened, its networks without weights.
+        size: that pictures or clips are brought to.
+        dtype: of the encoders' weights.
+    """
+    parts = encoder_parts(family)
+    count = {part: sum(v.numel() for v in getattr(family.pipeline, part).parameters()) for part in parts}
+    media, prompts = Ledger(), Ledger()
+    vae = deepcopy(family.pipeline.vae).to(META, dtype)
+    with _in_place(family, "vae", vae), torch.no_grad(), media, Imitated(media):
+        mean, _ = family.encode_media(torch.empty((1, 3, *size.shape), device=META))
+        latents = tuple(mean.shape[1:])
+        del mean
+    with ExitStack() as stack:
+        for part in parts:
+            if part != "vae":
+                network = deepcopy(getattr(family.pipeline, part)).to(META, dtype)
+                stack.enter_context(_in_place(family, part, ShapesAlone(network, prompts)))
+        with torch.no_grad():
+            condition = family.encode_prompts([""])
+    framing = Framing((size.width, size.height), (0, 0), size)
+    return Encodings(
+        size=size,
+        latents=latents,
+        condition=condition,
+        media_condition=family.media_condition([framing]),
+        media_flops=media.flops,
+        prompt_flops=prompts.flops,
+        media_peak=media.peak,
+        encoder_weights=sum(count.values()),
+        decoder_weights=count["vae"],
+    )
+
+
+class ShapesAlone(nn.Module):
+    """A network without weights that answers on the CPU, with random numbers of the right shapes.
+
+    Pipelines look into masks and tokens while they encode prompts, which the meta device refuses.
+    """
+
+    def __init__(self, network: nn.Module, ledger: Ledger) -> None:
+        super().__init__()
+        self._unregistered = [network]
+        self._ledger = ledger
+        self.place = nn.Parameter(torch.empty(0))
+
+    def __getattr__(self, name: str) -> Any:
+        """Answer as the network does."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_unregistered"][0], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the network on the meta device; fill in what it returns."""
+        args, kwargs = tree_map(_moved, (args, kwargs))
+        with self._ledger, Imitated(self._ledger):
+            found = self._unregistered[0](*args, **kwargs)
+        return tree_map(_filled, found)
+
+
+def _moved(value: Any) -> Any:
+    return value.to(META) if isinstance(value, Tensor) else value
+
+
+def _filled(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(value.shape, generator=generator).to(value.dtype)
+
+
+@contextmanager
+def _in_place(family: Family, part: str, network: nn.Module) -> Iterator[None]:
+    """Put a network in the place of a part for a while."""
+    own = getattr(family.pipeline, part)
+    put_part(family, part, network)
+    try:
+        yield
+    finally:
+        put_part(family, part, own)
+
+
+def measure_cost(
+    recipe: Recipe,
+    family: Family,
+    encoded: Encodings,
+    *,
+    items: int = 2,
+    checkpointing: bool = False,
+    start: Lora | None = None,
+    device: str = "cuda",
+) -> Cost:
+    """Count what an update costs.
+
+    Args:
+        recipe: what is asked for.
+        family: opened; its denoiser without weights.
+        encoded: what its records look like.
+        items: how many items a record has.
+        checkpointing: whether activations are computed again.
+        start: the LoRA that training goes on from.
+        device: type of the device that the update is meant for.
+    """
+    full = recipe.model.train == "full"
+    network: Any = deepcopy(family.denoiser)
+    network.to(META, torch.float32 if full else frozen_type(recipe))
+    if checkpointing:
+        network.enable_gradient_checkpointing()
+    parameters, weights = _size(network.parameters())
+    with _in_place(family, family.denoiser_name, network):
+        setup = assemble(trial(recipe), family, stand_in(encoded, 2, items), OnPaper(), start)
+        trained, trained_bytes = _size(trainable(setup.family).values())
+        copies = [setup.average, setup.moving, setup.old, None if full else start]
+        reference = trained_bytes * sum(copy is not None for copy in copies)
+        if full and setup.base is not None:
+            with setup.base() as base:
+                reference += _size(base.denoiser.parameters())[1]
+        if recipe.reference.kind == "cached":
+            draws = recipe.noise.draws or 1
+            setup.cached = np.zeros((2, draws, items), np.float32)
+        for value in trainable(setup.family).values():
+            value.grad = torch.zeros_like(value)
+        forward = _counted(recipe, device, lambda: _forward(setup))
+        one = _counted(recipe, device, lambda: _update(setup, 1))
+        two = _counted(recipe, device, lambda: _update(setup, 2))
+    return Cost(
+        parameters=parameters,
+        trained=trained,
+        forward_flops=forward.flops // items,
+        record_flops=one.flops,
+        weights=weights if full else weights + trained_bytes,
+        reference=reference,
+        fixed=max(0, 2 * one.peak - two.peak),
+        each=two.peak - one.peak,
+        forward_each=forward.peak,
+    )
+
+
+def _forward(setup: Setup) -> None:
+    with torch.no_grad():
+        measure(setup.family, _batch(setup, 1))
+
+
+def _update(setup: Setup, records: int) -> None:
+    accumulate(setup, _batch(setup, records), 1.0, last=True)
+
+
+def _batch(setup: Setup, records: int) -> Batch:
+    batch = training_batch(setup, list(range(records)))
+    assert isinstance(batch, Batch)
+    return batch
+
+
+def _counted(recipe: Recipe, device: str, work: Callable[[], None]) -> Ledger:
+    """Return what work adds up to on a type of device."""
+    dtype = torch.bfloat16 if recipe.model.precision == "bf16" else None
+    with Ledger() as ledger, Imitated(ledger, dtype, raises=device == "cuda"):
+        work()
+    return ledger
+
+
+def _size(weights: Iterable[Tensor]) -> tuple[int, int]:
+    """Return how many numbers and how many bytes weights have."""
+    sizes = [(value.numel(), value.nbytes) for value in weights]
+    return sum(numel for numel, _ in sizes), sum(nbytes for _, nbytes in sizes)
+
+
+def stand_in(encoded: Encodings, records: int, items: int) -> EncodedData:
+    """Return random records of the right shapes."""
+    shape = (records * items, *encoded.latents)
+    latents = np.random.default_rng(0).standard_normal(shape, np.float32)
+    rows = np.arange(records * items).reshape(items, records).T
+    return EncodedData.of_latents(
+        RaggedArray.of(latents),
+        _arrays(encoded.condition, 2),
+        rows,
+        np.zeros(records, np.int64),
+        fingerprint="trial",
+        media_conditions=_arrays(encoded.media_condition, len(latents)),
+    )
+
+
+def _arrays(condition: Condition, rows: int) -> dict[str, RaggedArray]:
+    return {
+        name: RaggedArray.of(_numbers(value.repeat_interleave(rows, 0)))
+        for name, value in condition.items()
+    }
+
+
+def _numbers(values: Tensor) -> NDArray[Any]:
+    """Return values as a cache keeps them: numpy has no bfloat16."""
+    if values.dtype == torch.bfloat16:
+        return values.view(torch.int16).numpy().view(np.uint16)
+    return values.float().numpy()
+
+
+def trial(recipe: Recipe) -> Recipe:
+    """Return a recipe for random records: what depends on the data is left out."""
+    noise = recipe.noise
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"held_out": 0}),
+            "loop": recipe.loop.model_copy(update={"kind": "offline"}),
+            "objective": recipe.objective.model_copy(update={"typical_logit": None}),
+            "noise": noise.model_copy(
+                update={"source": "shared"} if noise.source == "stored" else {}
+            ),
+        }
+    )

@@ -7,7 +7,7 @@ stop, all stop.
 """
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cache
 from time import monotonic
@@ -165,19 +165,16 @@ def shared_mean(values: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     return both[0] / both[1]
 
 
-def shared_out(tasks: Sequence[T], work: Callable[[T], R]) -> Generator[int, None, list[R]]:
-    """Do tasks in turn, each process its share; yield how many are done.
+def shared_out(stage: str, tasks: Sequence[T], work: Callable[[T], R]) -> Work[list[R]]:
+    """Do tasks in turn, each process its share, and return all results in the tasks' order.
 
     Every process does as many, the last task again if there is no other: where weights are sharded
     all must go forward together.
-
-    Returns:
-        The results in the order of the tasks, the same in every process.
     """
     processes, own = process_count(), []
     for first in range(0, len(tasks), processes):
         own.append(work(tasks[min(first + process_rank(), len(tasks) - 1)]))
-        yield min(first + processes, len(tasks))
+        yield Progress(stage, min(first + processes, len(tasks)), len(tasks))
     found = gathered(own)
     return [found[number % processes][number // processes] for number in range(len(tasks))]
 

@@ -1,17 +1,23 @@
 """How the policy does on records that it never learnt from, always against the base."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vipo_cli.analysis.intervals import clustered_mean
+from vipo_cli.run import finish
 from vipo_cli.training.batches import held_out_batch, held_out_draws, held_out_slices
 from vipo_cli.training.cached import forward_size, policy_errors
-from vipo_cli.training.setup import Setup
+from vipo_cli.training.devices import shared_out
+from vipo_cli.training.setup import HeldOut, Setup
 from vipo_cli.training.step import Items
 from vipo_cli.training.trajectory import Trajectories
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,34 +48,56 @@ def measure_held_out(setup: Setup) -> HeldOutRecord | None:
     held_out = setup.held_out
     if held_out is None:
         return None
-    size, total, draws = forward_size(setup), len(held_out.records), held_out_draws(setup)
-    scores, gains, compares = [], [], False
-    for rows in held_out_slices(setup, size):
-        batches = [held_out_batch(setup, rows.start, rows.stop, draw) for draw in range(draws)]
-        policy = np.stack([policy_errors(setup, batch).T for batch in batches])
-        base = held_out.base[:, rows].transpose(0, 2, 1)
-        if isinstance(held_out.data, Trajectories):
-            policy, base = policy.mean(0, keepdims=True), base.mean(0, keepdims=True)
-        compared = [
-            compare(
-                torch.from_numpy(p), torch.from_numpy(b), batch.present.cpu(), batch.liked.cpu()
-            )
-            for p, b, batch in zip(policy, base, batches, strict=False)
-        ]
-        right = [found[1].numpy() for found in compared if found is not None]
-        compares = bool(right)
-        scores.append(np.mean(right if compares else policy[:, 0], 0))
-        gains.append((base - policy)[:, 0].mean(0))
+    slices = list(held_out_slices(setup, forward_size(setup)))
+    work = partial(_measure_slice, setup, held_out)
+    measured = finish(shared_out("measuring held-out records", slices, work))
     prompts = held_out.data.prompt[held_out.records]
-    interval = clustered_mean(np.concatenate(scores).astype(np.float64), prompts)
-    gain = clustered_mean(np.concatenate(gains).astype(np.float64), prompts)
+    scores, gains = (
+        np.concatenate([getattr(each, name) for each in measured]).astype(np.float64)
+        for name in ("scores", "gains")
+    )
+    interval, gain = clustered_mean(scores, prompts), clustered_mean(gains, prompts)
     return HeldOutRecord(
-        metric="implicit_accuracy" if compares else "error",
+        metric="implicit_accuracy" if measured[-1].compares else "error",
         value=interval.value,
         ci95=(interval.low, interval.high),
-        n=total,
+        n=len(held_out.records),
         winner_gain=gain.value,
         winner_gain_ci95=(gain.low, gain.high),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What was measured on some held-out records.
+
+    Attributes:
+        scores: right or wrong, or the error, of each, a mean over its draws.
+        gains: on the winner of each, likewise.
+        compares: whether the scores are of comparisons.
+    """
+
+    scores: Floats
+    gains: Floats
+    compares: bool
+
+
+def _measure_slice(setup: Setup, held_out: HeldOut, rows: slice) -> _Measured:
+    draws = range(held_out_draws(setup))
+    batches = [held_out_batch(setup, rows.start, rows.stop, draw) for draw in draws]
+    policy = np.stack([policy_errors(setup, batch).T for batch in batches])
+    base = held_out.base[:, rows].transpose(0, 2, 1)
+    if isinstance(held_out.data, Trajectories):
+        policy, base = policy.mean(0, keepdims=True), base.mean(0, keepdims=True)
+    compared = [
+        compare(torch.from_numpy(p), torch.from_numpy(b), batch.present.cpu(), batch.liked.cpu())
+        for p, b, batch in zip(policy, base, batches, strict=False)
+    ]
+    right = [found[1].numpy() for found in compared if found is not None]
+    return _Measured(
+        scores=np.mean(right or policy[:, 0], 0),
+        gains=(base - policy)[:, 0].mean(0),
+        compares=bool(right),
     )
 
 

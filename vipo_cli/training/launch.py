@@ -120,9 +120,7 @@ def obey_launcher() -> None:
     if not is_launched():
         return
 
-    def crashed(
-        kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
+    def crashed(_: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         report(error.with_traceback(trace))
 
     def listen() -> None:

@@ -4,7 +4,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Generator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from vipo_cli.run import Progress, append_line
 from vipo_cli.training import checkpoint
 from vipo_cli.training.adapters import provenance_labels
 from vipo_cli.training.batches import micro_batches, training_batch
+from vipo_cli.training.devices import is_main
 from vipo_cli.training.held_out import margins, measure_held_out
 from vipo_cli.training.pull import Pull, current_beta, pull, saturation
 from vipo_cli.training.rounds import begin_round, steps_per_round
@@ -120,16 +120,13 @@ def update(setup: Setup, step: int) -> Pending:
     Nothing here waits for the device: what the update did is read from what is returned.
     """
     started = time.perf_counter()
-    accelerator, optimizer, recipe = setup.accelerator, setup.optimizer, setup.recipe
+    accelerator, recipe = setup.accelerator, setup.recipe
     rate = learning_rate(recipe, step)
-    for group in optimizer.param_groups:
+    for group in setup.optimizer.param_groups:
         group["lr"] = rate
 
     figures = _accumulated(setup, step)
-    weights = [value for value in setup.family.denoiser.parameters() if value.requires_grad]
-    norm = accelerator.clip_grad_norm_(weights, recipe.optimizer.max_gradient_norm)
-    optimizer.step()
-    optimizer.zero_grad()
+    norm = setup.sharding.update(recipe.optimizer.max_gradient_norm)
 
     figures = accelerator.reduce(figures, "sum") / recipe.optimizer.batch_size
     beta = current_beta(setup)
@@ -152,20 +149,24 @@ def _accumulated(setup: Setup, step: int) -> Tensor:
 
 def accumulate(setup: Setup, batch: Batch | StepBatch, scale: float, last: bool) -> Tensor:
     """Add a batch's gradient to the weights' and return its figures, (figures, b)."""
-    decoupled = setup.recipe.optimizer.backward == "decoupled"
-    with setup.accelerator.autocast(), torch.set_grad_enabled(not decoupled):
+    sharding, autocast = setup.sharding, setup.accelerator.autocast
+    if setup.recipe.optimizer.backward == "joint":
+        with sharding.accumulating(last=last):
+            with autocast():
+                measured = _measure(setup, batch)
+            pulled = pull(setup, measured, batch)
+            sharding.backward(_pulling(measured, pulled, slice(None)) * scale, last=last)
+        return _figures(setup, batch, measured, pulled)
+    with autocast(), torch.no_grad():
         measured = _measure(setup, batch)
     pulled = pull(setup, measured, batch)
-    if not decoupled:
-        with _synchronised(setup, last):
-            setup.accelerator.backward(_pulling(measured, pulled, slice(None)) * scale)
-        return _figures(setup, batch, measured, pulled)
     for item in range(len(pulled.policy)):
-        with setup.accelerator.autocast():
-            alone = _measure(setup, batch.item(item), policy_alone=not setup.needs_drift)
-        with _synchronised(setup, last and item == len(pulled.policy) - 1):
+        final = last and item == len(pulled.policy) - 1
+        with sharding.accumulating(last=final):
+            with autocast():
+                alone = _measure(setup, batch.item(item), policy_alone=not setup.needs_drift)
             pulling = _pulling(alone, pulled, slice(item, item + 1))
-            setup.accelerator.backward(pulling * scale)
+            sharding.backward(pulling * scale, last=final)
     return _figures(setup, batch, measured, pulled)
 
 
@@ -190,14 +191,6 @@ def _pulling(measured: Measured, pulled: Pull, items: slice) -> Tensor:
         assert measured.drift is not None
         total = total + (pulled.drift[items] * measured.drift).sum()
     return total
-
-
-def _synchronised(setup: Setup, last: bool) -> AbstractContextManager[None]:
-    """Let processes exchange gradients only with the last backward pass of an update."""
-    if last:
-        return nullcontext()
-    context: AbstractContextManager[None] = setup.accelerator.no_sync(setup.family.denoiser)
-    return context
 
 
 @torch.no_grad()
@@ -268,7 +261,7 @@ def steps(setup: Setup, run: Path, start: int = 0) -> Generator[StepRecord | Pro
                 _note(records[-1], first_errors, run)
             if _due(recipe, done, recipe.run.held_out_every):
                 held_out = measure_held_out(setup)
-                if held_out:
+                if held_out and is_main():
                     append_line(run / "metrics.jsonl", {"step": done, "held_out": asdict(held_out)})
             if _due(recipe, done, recipe.run.checkpoint_every):
                 save(setup, run, done)
@@ -305,7 +298,8 @@ def _note(record: StepRecord, first_errors: list[float], run: Path) -> None:
     if len(first_errors) < FIRST_STEPS:
         first_errors.append(record.policy_w)
     _refuse_divergence(record, max(first_errors), run)
-    append_line(run / "metrics.jsonl", asdict(record))
+    if is_main():
+        append_line(run / "metrics.jsonl", asdict(record))
 
 
 def round_due(recipe: Recipe, step: int, start: int) -> int | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vipo_cli.objectives import LabelledErrors, has_logit
 from vipo_cli.objectives.safeguard import safeguard_scale
+from vipo_cli.training.devices import shared_mean
 from vipo_cli.training.setup import Setup
 from vipo_cli.training.step import Batch, Items, Measured, as_record
 from vipo_cli.training.trajectory import StepBatch
@@ -58,7 +59,7 @@ def composed(setup: Setup, measured: Measured, batch: Batch | StepBatch) -> Floa
     chosen = {} if beta is None else {"beta": beta}
 
     def loss_of(values: Measured) -> Tensor:
-        kl = divergence(setup, values) if setup.kind is LabelledErrors else None
+        kl = divergence(values) if setup.kind is LabelledErrors else None
         return setup.objective(as_record(setup.kind, values, batch, setup.family, kl), **chosen)
 
     loss = loss_of(measured)
@@ -69,26 +70,32 @@ def composed(setup: Setup, measured: Measured, batch: Batch | StepBatch) -> Floa
     return batch.weight * loss
 
 
-def divergence(setup: Setup, measured: Measured) -> Tensor:
-    """Estimate the divergence from the reference, over all processes, as Diffusion-KTO does."""
+def divergence(measured: Measured) -> Tensor:
+    """Estimate the divergence from the reference, as Diffusion-KTO does.
+
+    Over the records that go forward together, on all processes.
+    """
     assert measured.reference is not None
-    gain = (measured.reference - measured.policy).detach().float().mean()
-    shared: Tensor = setup.accelerator.reduce(gain, reduction="mean")
-    return shared.clamp(min=0)
+    gain = (measured.reference - measured.policy).detach().float()
+    return shared_mean(gain).clamp(min=0)
 
 
 def held_back(setup: Setup, measured: Measured, slopes: Items) -> Items:
-    """Scale the losers' pull as far down as the safeguard says."""
+    """Scale the losers' pull as far down as the safeguard says.
+
+    Over the batch means, as published, over the records that go forward together: here on all
+    processes, so that their number does not matter, but the size of a micro-batch does.
+    """
     objective = setup.recipe.objective
     if objective.safeguard is None:
         return slopes
     assert measured.squared is not None
     assert measured.product is not None
+    squared_w, product = measured.squared[0], measured.product
+    if objective.safeguard_over == "batch":
+        squared_w, product = (shared_mean(each).expand_as(each) for each in (squared_w, product))
     scale = safeguard_scale(
-        measured.squared[0],
-        measured.product,
-        mu=objective.safeguard,
-        over=objective.safeguard_over,
+        squared_w, product, mu=objective.safeguard, over=objective.safeguard_over
     )
     return torch.stack([slopes[0], slopes[1] * scale])
 

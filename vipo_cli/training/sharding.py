@@ -11,8 +11,10 @@ they are kept, so that sharding changes no number beyond the order of a sum.
 Checkpoints hold whole tensors by name, so they move between these and between numbers of processes.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +31,8 @@ Saved = Callable[[str], Tensor]
 """Gives a whole tensor of a checkpoint by name."""
 OptimizerState = dict[str, dict[str, Tensor]]
 """What the optimizer keeps of each trained tensor: by the tensor's name, then by its own."""
+SavedState = Mapping[str, dict[str, Tensor]]
+"""The same, perhaps read from a file when it is asked for."""
 
 
 class Sharding(Protocol):
@@ -67,7 +71,7 @@ class Sharding(Protocol):
     def restore(self, weights: Mapping[str, Tensor], saved: Saved) -> None:
         """Put whole values into weights or snapshots, in all processes."""
 
-    def restore_state(self, state: OptimizerState) -> None:
+    def restore_state(self, state: SavedState) -> None:
         """Put back what the optimizer kept, in all processes."""
 
 
@@ -139,7 +143,7 @@ class Whole:
         for name, value in weights.items():
             value.copy_(saved(name))
 
-    def restore_state(self, state: OptimizerState) -> None:
+    def restore_state(self, state: SavedState) -> None:
         """Hand it to the optimizer."""
         _load_state(self._family, self.optimizer, state)
 
@@ -213,14 +217,15 @@ class Fsdp:
         for name, value in weights.items():
             value.copy_(slice_like(value, saved(name)))
 
-    def restore_state(self, state: OptimizerState) -> None:
+    def restore_state(self, state: SavedState) -> None:
         """Take this process's slices of what has the tensors' shapes."""
         slices = {
             name: {
-                key: slice_like(value, kept) if kept.shape == value.shape and kept.ndim else kept
-                for key, kept in state.get(name, {}).items()
+                key: slice_like(value, kept) if kept.shape == value.shape else kept
+                for key, kept in state[name].items()
             }
             for name, value in trainable(self._family).items()
+            if name in state
         }
         _load_state(self._family, self.optimizer, slices)
 
@@ -287,22 +292,25 @@ class Zero:
 
     def gathered(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Put the shares of one tensor after the other together; snapshots are whole."""
-        from deepspeed.utils import safe_get_full_fp32_param
-
         policy, found = trainable(self._family), {}
         for name, value in weights.items():
-            whole = safe_get_full_fp32_param(value) if value is policy.get(name) else value
+            whole = (
+                self._deepspeed.utils.safe_get_full_fp32_param(value)
+                if value is policy.get(name)
+                else value
+            )
             if is_main():
                 found[name] = _on_cpu(whole)
         return found
 
     def gathered_state(self) -> OptimizerState:
         """Put the shares of AdamW's two moments together."""
-        from deepspeed.utils import safe_get_full_optimizer_state
-
         found: OptimizerState = {}
         for name, value in trainable(self._family).items():
-            entry = {key: safe_get_full_optimizer_state(value, key) for key in MOMENTS}
+            entry = {
+                key: self._deepspeed.utils.safe_get_full_optimizer_state(value, key)
+                for key in MOMENTS
+            }
             if is_main():
                 found[name] = {key: _on_cpu(whole) for key, whole in entry.items()}
                 found[name]["step"] = torch.tensor(float(self._steps()))
@@ -318,25 +326,21 @@ class Zero:
     @torch.no_grad()
     def restore(self, weights: Mapping[str, Tensor], saved: Saved) -> None:
         """Take this process's share of each, of the weights and of their master copy."""
-        from deepspeed.utils import safe_set_full_fp32_param
-
         policy = trainable(self._family)
         for name, value in weights.items():
             whole = saved(name).to(self._accelerator.device)
             if value is policy.get(name):
-                safe_set_full_fp32_param(value, whole)
+                self._deepspeed.utils.safe_set_full_fp32_param(value, whole)
             if not hasattr(value, "ds_id"):
                 value.copy_(whole)
 
     @torch.no_grad()
-    def restore_state(self, state: OptimizerState) -> None:
+    def restore_state(self, state: SavedState) -> None:
         """Take this process's share of the moments, and count on."""
-        from deepspeed.utils import safe_set_full_optimizer_state
-
         for name, value in trainable(self._family).items():
             for key in MOMENTS:
                 whole = state[name][key].to(self._accelerator.device)
-                safe_set_full_optimizer_state(value, whole, key)
+                self._deepspeed.utils.safe_set_full_optimizer_state(value, whole, key)
         steps = max(int(entry["step"]) for entry in state.values())
         for entry in self._inner().state.values():
             entry["step"] = torch.as_tensor(entry["step"]).fill_(steps)
@@ -348,14 +352,14 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def _import_deepspeed() -> Any:
     try:
-        import deepspeed
+        deepspeed: Any = import_module("deepspeed")
     except ImportError as error:
         raise VipoError(
             "run.sharding: ZeRO needs DeepSpeed, which is not installed",
             hint="pip install deepspeed; or without it: --set run.sharding=fsdp",
         ) from error
     for handler in deepspeed.utils.logger.handlers:
-        handler.setStream(torch.sys.stderr)
+        handler.setStream(sys.stderr)  # stdout is for the result
     return deepspeed
 
 
@@ -372,6 +376,12 @@ def _compute_as_told(accelerator: Any, family: Family) -> None:
     )
 
 
+def whole_shape(value: Tensor) -> torch.Size:
+    """Return the shape of a tensor of which this process may hold but a share."""
+    shape: torch.Size = getattr(value, "ds_shape", value.shape)  # DeepSpeed leaves an empty one
+    return shape
+
+
 def whole_tensor(value: Tensor) -> Tensor:
     """Return a tensor whole, where it is cut into slices; all processes must ask."""
     sliced: Any = value
@@ -385,16 +395,19 @@ def _on_cpu(value: Any) -> Tensor:
 
 def _state_by_name(family: Family, optimizer: torch.optim.Optimizer) -> OptimizerState:
     names = {id(value): name for name, value in trainable(family).items()}
-    return {names[id(value)]: dict(entry) for value, entry in optimizer.state.items()}
+    return {
+        names[id(value)]: {key: kept for key, kept in entry.items() if kept is not None}
+        for value, entry in optimizer.state.items()
+    }
 
 
-def _load_state(family: Family, optimizer: torch.optim.Optimizer, state: OptimizerState) -> None:
+def _load_state(family: Family, optimizer: torch.optim.Optimizer, state: SavedState) -> None:
     names = {id(value): name for name, value in trainable(family).items()}
     order = [names[id(value)] for group in optimizer.param_groups for value in group["params"]]
     optimizer.load_state_dict(
         {
             "state": {
-                number: dict(state[name]) for number, name in enumerate(order) if state.get(name)
+                number: dict(state[name]) for number, name in enumerate(order) if name in state
             },
             "param_groups": optimizer.state_dict()["param_groups"],
         }
