@@ -70,7 +70,7 @@ def picture_statistics(pixels: Pixels) -> dict[str, float]:
 
 def _of_frame(pixels: Pixels) -> dict[str, float]:
     colours = pixels.astype(np.float32) / 255
-    luma: Values = colours @ np.array([0.299, 0.587, 0.114], np.float32)
+    luma: Values = (colours * np.array([0.299, 0.587, 0.114], np.float32)).sum(-1)
     right, below = np.abs(np.diff(luma, axis=1))[:-1], np.abs(np.diff(luma, axis=0))[:, :-1]
     return {
         "dark_share": float((luma < DARK).mean()),

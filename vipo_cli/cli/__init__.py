@@ -50,7 +50,10 @@ def main() -> None:
     except VipoError as error:
         if os.environ.get("VIPO_DEBUG") == "1":
             raise
-        Output().error(error)
+        from vipo_cli.training.launch import speaks_of
+
+        if speaks_of(error):
+            Output().error(error)
         sys.exit(130 if isinstance(error, Interrupted) else 1)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

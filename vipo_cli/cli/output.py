@@ -22,12 +22,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only identifie
 class Output:
     """How one command speaks: to people, to programs (`--json`), or in identifiers (`--quiet`)."""
 
-    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+    def __init__(self, *, json: bool = False, quiet: bool = False, mute: bool = False) -> None:
         self.json = json
-        self.quiet = quiet
+        self.quiet = quiet or mute
+        self.mute = mute  # of several processes only one speaks
 
     def result(self, document: dict[str, Any], text: str, identifiers: Sequence[str] = ()) -> None:
         """Print the one result of a command to stdout, in the form that the mode asks for."""
+        if self.mute:
+            return
         if self.json:
             sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
         elif self.quiet:
@@ -50,6 +53,8 @@ class Output:
 
     def warn(self, text: str) -> None:
         """Warn on stderr, in every mode."""
+        if self.mute:
+            return
         sys.stderr.write(f"{_colour('warning:', 33)} {text}\n")
 
     def error(self, error: VipoError) -> None:

@@ -1,8 +1,10 @@
 """`vipo train`: preference optimisation, from flags or a recipe."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +13,14 @@ import typer
 
 from vipo_cli.cli.output import Json, Output, Quiet
 from vipo_cli.errors import Interrupted
+from vipo_cli.training.launch import (
+    is_launched,
+    is_main_process,
+    launch,
+    must_launch,
+    report_run,
+    started_processes,
+)
 
 if TYPE_CHECKING:
     from vipo_cli.recipe import Recipe
@@ -58,6 +68,10 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="Run directory to go on with, by its own recipe.")
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on this machine that share each batch, one a GPU."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any key of the recipe, as section.key=value; repeatable."),
@@ -69,13 +83,17 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a generator on preference pairs."""
-    output = Output(json=json, quiet=quiet)
+    output = Output(json=json, quiet=quiet, mute=not is_main_process())
     if resume is not None:
         given = (recipe, method, model, data, alpha, beta, steps, seed, out, set_, dry_run or None)
         if any(value not in (None, []) for value in given):
             raise typer.BadParameter(
                 "takes everything from the run's own recipe", param_hint="--resume"
             )
+    if must_launch(processes) and not dry_run:
+        launch(processes or 1, sys.argv[1:])
+        return
+    if resume is not None:
         _train(output, None, resume)
         return
     flags = {"alpha": _number(alpha), "beta": beta, "steps": steps, "seed": seed}
@@ -109,6 +127,7 @@ def _alpha_of(recipe: "Recipe", output: Output) -> float:
     from vipo_cli.data.sources import open_pairs
     from vipo_cli.errors import RecipeError
     from vipo_cli.evaluation.conflict import measure_conflict
+    from vipo_cli.training.devices import after_main, on_main, start_accelerator
 
     if recipe.objective.method != "poly-dpo":
         raise RecipeError(
@@ -116,8 +135,9 @@ def _alpha_of(recipe: "Recipe", output: Output) -> float:
             f"`{recipe.objective.method}`",
             hint="add --method poly-dpo, or give a number",
         )
-    pairs = open_pairs(recipe.data.name, recipe.data.parameters)
-    found = output.follow(measure_conflict(pairs)).conflict
+    start_accelerator(recipe)
+    pairs = after_main(partial(open_pairs, recipe.data.name, recipe.data.parameters))
+    found = output.follow(on_main(measure_conflict(pairs))).conflict
     output.note(
         f"alpha   {found.alpha:g}, chosen by a heuristic of vipo, not the paper's: {found.advice}"
     )
@@ -146,24 +166,29 @@ def _resolve(
 
 def _train(output: Output, recipe: "Recipe | None", place: Path | None) -> None:
     """Start a new run of a recipe, or go on with the one at a place."""
+    from vipo_cli.training.devices import agreed, leave
     from vipo_cli.training.train import document, new_run, read_run
     from vipo_cli.training.train import train as run_recipe
 
     resume = recipe is None
-    if recipe is None:
-        assert place is not None
-        run, recipe = place, read_run(place)
-    else:
-        run = new_run(recipe, place)
-    output.note(_introduction(recipe, run))
     try:
+        if recipe is None:
+            assert place is not None
+            run, recipe = place, read_run(place)
+        else:
+            run = new_run(recipe, place)
+        report_run(run)
+        output.note(_introduction(recipe, run))
         with stop_requests() as stop:
-            result = output.follow(run_recipe(recipe, run, resume=resume), until=stop.is_set)
+            work = run_recipe(recipe, run, resume=resume)
+            result = output.follow(work, until=lambda: agreed(stop.is_set()))
     except Interrupted as error:
         raise Interrupted(
             "stopped on request; what was trained is saved",
             hint=f"go on: vipo train --resume {run}",
         ) from error
+    finally:
+        leave()
     output.result(document(recipe, result), _summary(recipe, result), [str(run)])
     if result.broken:
         output.warn(_left_out(result))
@@ -178,7 +203,7 @@ def stop_requests() -> Iterator[Event]:
     stop = Event()
 
     def ask(*_: object) -> None:
-        if stop.is_set():
+        if stop.is_set() and not is_launched():  # a launcher ends those that it started itself
             raise KeyboardInterrupt
         stop.set()
 
@@ -192,12 +217,14 @@ def stop_requests() -> Iterator[Event]:
 
 def _introduction(recipe: "Recipe", run: Path) -> str:
     """Say what is about to happen, and how to name something else."""
+    count = started_processes()
+    shared = f", shared out to {count} processes" if count > 1 else ""
     part = "all weights" if recipe.model.train == "full" else f"LoRA of rank {recipe.model.rank}"
     lines = [
         f"model   {recipe.model.name}, {part}",
         f"data    {_with_values(recipe.data.name, recipe.data.parameters)}",
         f"method  {_with_values(recipe.objective.method, recipe.objective.parameters)}",
-        f"steps   {recipe.run.steps} of {recipe.optimizer.batch_size} pairs",
+        f"steps   {recipe.run.steps} of {recipe.optimizer.batch_size} pairs{shared}",
         f"seed    {recipe.run.seed}",
         f"run     {run}",
     ]

@@ -3,6 +3,7 @@
 Kong et al., arXiv 2412.03603.
 """
 
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class HunyuanVideo(PipelineFamily):
         self.guidance = 1.0
         self.frame_stride: int = pipeline.vae_scale_factor_temporal
         self._space: int = pipeline.vae_scale_factor_spatial
-        self.multiple = max(self._space * config.patch_size, PIPELINE_MULTIPLE)
+        self.multiple: int = lcm(self._space * config.patch_size, PIPELINE_MULTIPLE)
         self.size = _size(config, self._space)
         self._steps: int = pipeline.scheduler.config.num_train_timesteps
         # `proj_out` alone would be the denoiser's last layer too

@@ -41,6 +41,7 @@ def open_pipeline(folder: Path, name: str) -> Any:
         try:
             found = _class_of(library, kind)
             if not _is_network(found):
+                _refuse_without_vocabulary(found, place)
                 parts[part] = found.from_pretrained(place)
                 continue
             with init_empty_weights():
@@ -162,6 +163,17 @@ def _is_network(found: Any) -> bool:
     from torch import nn
 
     return isinstance(found, type) and issubclass(found, nn.Module)
+
+
+def _refuse_without_vocabulary(found: Any, place: Path) -> None:
+    """Refuse a tokenizer without its files: transformers would make one that knows no word."""
+    names = dict(getattr(found, "vocab_files_names", {}))
+    whole = names.pop("tokenizer_file", None)
+    missing = [name for name in names.values() if not (place / name).is_file()]
+    if (names or whole) and missing and not (whole and (place / whole).is_file()):
+        raise ValueError(
+            f"its vocabulary is missing: {', '.join([*missing, *filter(None, [whole])])}"
+        )
 
 
 def _from_configuration(found: Any, place: Path) -> Any:

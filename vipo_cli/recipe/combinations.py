@@ -16,6 +16,9 @@ from vipo_cli.objectives import (
 from vipo_cli.recipe.sections import Recipe
 from vipo_cli.rewards import rewards
 
+HEALTHY = 10
+"""Steps that must have followed a checkpoint for a run to return to it."""
+
 Wrong = tuple[str, str | None]
 
 
@@ -26,6 +29,7 @@ def wrong_combinations(recipe: Recipe) -> Iterator[Wrong]:
     yield from _references(recipe)
     yield from _composed(recipe)
     yield from _loops(recipe)
+    yield from _returns(recipe)
 
 
 def _adapters(recipe: Recipe) -> Iterator[Wrong]:
@@ -152,3 +156,13 @@ def _loops(recipe: Recipe) -> Iterator[Wrong]:
     if loop.reward is not None and loop.reward not in rewards:
         unknown = UnknownName("reward", loop.reward, rewards.names())
         yield f"loop.reward: {unknown.message}", unknown.hint
+
+
+def _returns(recipe: Recipe) -> Iterator[Wrong]:
+    run = recipe.run
+    if run.on_spike == "return" and (run.keep_checkpoints - 1) * run.checkpoint_every < HEALTHY:
+        yield (
+            f"run.on_spike: a return needs a checkpoint that {HEALTHY} steps have followed, and of "
+            f"the `{run.keep_checkpoints}` that are kept none may be old enough",
+            "--set run.keep_checkpoints=3 --set run.checkpoint_every=50",
+        )

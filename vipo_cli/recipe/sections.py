@@ -255,9 +255,20 @@ class Run(Section):
         int, Field(ge=1, description="Steps between measurements on held-out pairs.")
     ] = 250
     samples: Annotated[
-        int,
-        Field(ge=0, description="Prompts that samples are drawn for at each held-out measurement."),
-    ] = 0
+        int | None,
+        Field(
+            ge=0,
+            description="Prompts that samples are drawn for at each held-out measurement; 8, or as "
+            "many as a twentieth of the run's work pays for, where absent.",
+        ),
+    ] = None
+    sample_prompts: Annotated[
+        Annotated[tuple[str, ...], Field(min_length=1)] | str | None,
+        Field(
+            description="What samples are drawn for: a list of prompts, or a text file with one a "
+            "line; prompts of records that are kept back where absent."
+        ),
+    ] = None
     trackers: Annotated[
         tuple[Literal["wandb", "tensorboard", "trackio"], ...],
         Field(description="Where records are sent besides metrics.jsonl; needs vipo[trackers]."),

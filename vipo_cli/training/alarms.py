@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,8 @@ and SIPO have norms 15 times the median. In 31 runs of twenty objectives, 26,000
 deviation on this scale was 6.1.
 """
 
-NARROWEST = 0.1
-"""Spread of the log of the norm that is taken at least."""
+NARROWEST, TINY = 0.1, 1e-30
+"""Spread of the log of the norm, and norm, that are taken at least."""
 
 CALM = 25
 """Steps without a spike after which the next one is told again."""
@@ -143,7 +144,7 @@ class Watch:
         """Forget what was before: a round has data and often a reference of its own."""
         self._recent: deque[Mapping[str, Any]] = deque(maxlen=WINDOW)
         self._early: list[float] = []
-        self._norms: deque[float] = deque(maxlen=NORMS)
+        self._logs: deque[float] = deque(maxlen=NORMS)
         self._since_spike: int | None = None
         self._first_loss: float | None = None
         self._still = 0
@@ -212,7 +213,6 @@ class Watch:
         warm = record["step"] > self._recipe.optimizer.warmup_steps
         still = abs(record["loss"] - self._first_loss) <= STILL * abs(self._first_loss)
         self._still = self._still + warm if still else 0
-        self._norms.append(record["gradient_norm"])
         self._recent.append(record)
 
     def _levels(self) -> dict[str, Level]:
@@ -228,17 +228,16 @@ class Watch:
 
     def _spike(self, norm: float) -> tuple[str, Advice] | None:
         """Compare a gradient's norm, before clipping, with those before; tell the first of many."""
-        known = np.array(self._norms)
+        known, log = list(self._logs), math.log(max(norm, TINY))
+        self._logs.append(log)
         if self._since_spike is not None:
             self._since_spike += 1
-        if len(known) < FEWEST or not norm > 0:
+        if len(known) < FEWEST:
             return None
-        logs = np.log(np.maximum(known, 1e-30))
-        median = float(np.median(logs))
-        spread = 1.4826 * float(np.median(np.abs(logs - median)))  # a normal's standard deviation
-        times = norm / math.exp(median)
-        surprise = math.log(times) / max(spread, NARROWEST)
-        if times <= SPIKE or surprise <= SURPRISE:
+        middle = median(known)
+        spread = 1.4826 * median([abs(each - middle) for each in known])  # a normal's deviation
+        times = math.exp(min(log - middle, 700.0))
+        if times <= SPIKE or log - middle <= SURPRISE * max(spread, NARROWEST):
             return None
         again = self._since_spike is not None and self._since_spike <= CALM
         self._since_spike = 0
@@ -291,7 +290,7 @@ class Watch:
             f"{against}; the pictures will show it"
         )
         advice = self._about.other_rate(1 / 3) + self._about.other_beta(2)
-        return Seen(sure and times > COLLAPSED, times < COLLAPSED, text, advice)
+        return Seen(sure and times > COLLAPSED, times < (1 + COLLAPSED) / 2, text, advice)
 
     def _saturation(self, late: Mapping[str, Level]) -> Seen:
         if "saturated" not in late:

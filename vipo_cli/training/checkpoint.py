@@ -23,6 +23,7 @@ from vipo_cli.errors import ModelError
 from vipo_cli.models.family import Family
 from vipo_cli.models.lora_files import LORA_FILE as LORA_FILE
 from vipo_cli.models.parts import read_index
+from vipo_cli.recipe.sections import Run
 from vipo_cli.run import unwritable, writing
 from vipo_cli.training.adapters import save_lora
 from vipo_cli.training.devices import from_main, is_main, wait
@@ -49,7 +50,7 @@ def save(run: Path, step: int, setup: Setup, labels: Mapping[str, str]) -> Path:
     state = setup.sharding.gathered_state()
     if is_main():
         _write(target, step, setup, groups, state, labels)
-        for old in checkpoints(run)[: -setup.recipe.run.keep_checkpoints]:
+        for old in _superseded(run, setup.recipe.run):
             shutil.rmtree(old)
     wait()
     return target
@@ -81,6 +82,27 @@ def _write(
 def checkpoints(run: Path) -> list[Path]:
     """Return a run's checkpoints, oldest first."""
     return sorted((run / "checkpoints").glob("step-*"))
+
+
+def step_of(folder: Path) -> int:
+    """Return the step of a checkpoint."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def _superseded(run: Path, section: Run) -> list[Path]:
+    """Return the checkpoints that are to go.
+
+    A run that may return to an earlier one keeps as many as if it had never been stopped: what a
+    stop wrote on the way stays until the next, and takes no other's place.
+    """
+    found = checkpoints(run)
+    if section.on_spike == "warn":
+        return found[: -section.keep_checkpoints]
+    between = [folder for folder in found if step_of(folder) % section.checkpoint_every]
+    regular = [folder for folder in found if folder not in between]
+    return [folder for folder in between if folder != found[-1]] + regular[
+        : -section.keep_checkpoints
+    ]
 
 
 def load(folder: Path, setup: Setup) -> int:

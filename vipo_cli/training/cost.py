@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
 from vipo_cli.media import Framing, Size
@@ -245,8 +247,8 @@ class OnPaper:
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Go backward, as `loss.backward()` does, which would switch `Imitated` off meanwhile."""
-        torch.autograd.backward(loss)
+        """Go backward."""
+        loss.backward()
 
     def reduce(self, values: Tensor, *_: Any, **__: Any) -> Tensor:
         """Return one process's values."""
@@ -371,8 +373,9 @@ def measure_cost(
     full = recipe.model.train == "full"
     network: Any = deepcopy(family.denoiser)
     network.to(META, torch.float32 if full else frozen_type(recipe))
+    count = Count(recipe, device)
     if checkpointing:
-        network.enable_gradient_checkpointing()
+        network.enable_gradient_checkpointing(count.checkpoint)
     parameters, weights = _size(network.parameters())
     with _in_place(family, family.denoiser_name, network):
         setup = assemble(trial(recipe), family, stand_in(encoded, 2, items), OnPaper(), start)
@@ -387,9 +390,8 @@ def measure_cost(
             setup.cached = np.zeros((2, draws, items), np.float32)
         for value in trainable(setup.family).values():
             value.grad = torch.zeros_like(value)
-        forward = _counted(recipe, device, lambda: _forward(setup))
-        one = _counted(recipe, device, lambda: _update(setup, 1))
-        two = _counted(recipe, device, lambda: _update(setup, 2))
+        forward = count.of(lambda: _forward(setup))
+        one, two = (count.of(partial(_update, setup, records)) for records in (1, 2))
     return Cost(
         parameters=parameters,
         trained=trained,
@@ -418,12 +420,30 @@ def _batch(setup: Setup, records: int) -> Batch:
     return batch
 
 
-def _counted(recipe: Recipe, device: str, work: Callable[[], None]) -> Ledger:
-    """Return what work adds up to on a type of device."""
-    dtype = torch.bfloat16 if recipe.model.precision == "bf16" else None
-    with Ledger() as ledger, Imitated(ledger, dtype, raises=device == "cuda"):
-        work()
-    return ledger
+class Count:
+    """Runs work on paper and adds up what it costs on a type of device."""
+
+    def __init__(self, recipe: Recipe, device: str) -> None:
+        self._dtype = torch.bfloat16 if recipe.model.precision == "bf16" else None
+        self._raises = device == "cuda"
+        self._imitated: Imitated | None = None
+
+    def of(self, work: Callable[[], None]) -> Ledger:
+        """Return what work adds up to."""
+        with Ledger() as ledger, Imitated(ledger, self._dtype, self._raises) as self._imitated:
+            work()
+        return ledger
+
+    def checkpoint(self, module: nn.Module, *args: Any) -> Any:
+        """Run a block whose activations are computed again: in backward, where no mode reaches."""
+        imitated = self._imitated
+        assert imitated is not None
+
+        def run(*given: Any) -> Any:
+            with imitated:
+                return module(*given)
+
+        return checkpoint(run, *args, use_reentrant=False)
 
 
 def _size(weights: Iterable[Tensor]) -> tuple[int, int]:

@@ -132,6 +132,13 @@ def _talk() -> Any:
     return dist.new_group(backend="gloo", timeout=WAITING)
 
 
+def leave() -> None:
+    """Take leave of the other processes, at the end."""
+    if _together():
+        dist.destroy_process_group()
+        _talk.cache_clear()
+
+
 def agreed(wish: bool) -> bool:
     """Return whether any process wishes something; all must ask."""
     if process_count() == 1:

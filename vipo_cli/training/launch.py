@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
-from types import TracebackType
 
 from vipo_cli.errors import Interrupted, VipoError
 
@@ -44,6 +43,23 @@ def started_processes() -> int:
 def is_main_process() -> bool:
     """Return whether this process is the one that writes and speaks."""
     return started_processes() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def must_launch(processes: int | None) -> bool:
+    """Return whether a command that was asked for several processes has yet to start them.
+
+    Raises:
+        VipoError: a launcher started another number.
+    """
+    started = started_processes()
+    if processes is None or processes == started:
+        return False
+    if started > 1:
+        raise VipoError(
+            f"a launcher started {started} processes, and --processes says `{processes}`",
+            hint="leave --processes out where a launcher says how many",
+        )
+    return True
 
 
 def is_launched() -> bool:
@@ -115,20 +131,23 @@ def report_run(run: Path) -> None:
         Path(os.environ[REPORTS], "run").write_text(str(run))
 
 
-def obey_launcher() -> None:
-    """Report what nobody catches, and stop as if asked to when the launcher is gone."""
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Report what nobody catches to the launcher, and stop as if asked to when that is gone."""
     if not is_launched():
+        yield
         return
-
-    def crashed(_: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        report(error.with_traceback(trace))
 
     def listen() -> None:
         os.read(sys.stdin.fileno(), 1)  # the launcher never writes: its end is the pipe's end
         os.kill(os.getpid(), signal.SIGTERM)
 
-    sys.excepthook = crashed
     Thread(target=listen, daemon=True).start()
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  # not hidden: the launcher tells of it
+        report(error)
+        sys.exit(1)
 
 
 def launch(processes: int, words: Sequence[str]) -> None:

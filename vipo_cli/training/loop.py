@@ -4,29 +4,27 @@ import math
 import time
 from collections import deque
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from vipo_cli.errors import TrainingDiverged
 from vipo_cli.recipe import Recipe
-from vipo_cli.run import Progress, append_line
+from vipo_cli.run import Progress
 from vipo_cli.training import checkpoint
 from vipo_cli.training.adapters import provenance_labels
 from vipo_cli.training.batches import micro_batches, training_batch
-from vipo_cli.training.devices import is_main
-from vipo_cli.training.held_out import margins, measure_held_out
+from vipo_cli.training.held_out import margins
+from vipo_cli.training.journal import Journal
 from vipo_cli.training.pull import Pull, current_beta, pull, saturation
 from vipo_cli.training.rounds import begin_round, steps_per_round
 from vipo_cli.training.setup import Setup, learning_rate
 from vipo_cli.training.step import Batch, Measured, measure
+from vipo_cli.training.trackers import Trackers
 from vipo_cli.training.trajectory import StepBatch, measure_steps
 
-FIRST_STEPS = 20
-EXPLODED = 10.0
-"""A prediction error this many times the largest of the first steps ends a run."""
 MARGIN_DECAY = 0.98
 """Of the running margin that an automatic beta follows."""
 
@@ -139,7 +137,7 @@ def update(setup: Setup, step: int) -> Pending:
 def _accumulated(setup: Setup, step: int) -> Tensor:
     """Add up an update's gradient over micro-batches; return the sum of their figures."""
     scale = setup.accelerator.num_processes / setup.recipe.optimizer.batch_size
-    parts = micro_batches(setup, step, setup.micro_batch)
+    parts = micro_batches(setup, step + setup.skipped, setup.micro_batch)
     collected = []
     for number, positions in enumerate(parts):
         batch = training_batch(setup, positions)
@@ -235,43 +233,53 @@ def _follow(setup: Setup, step: int, figures: Tensor) -> None:
         setup.typical_margin.lerp_(size, 1 - decay)
 
 
-def steps(setup: Setup, run: Path, start: int = 0) -> Generator[StepRecord | Progress, None, None]:
-    """Train from a step on to the recipe's last, writing records and checkpoints.
+def steps(
+    setup: Setup, run: Path, start: int = 0, trackers: Trackers | None = None
+) -> Generator[StepRecord | Progress, None, None]:
+    """Train from a step on to the recipe's last, writing records, samples and checkpoints.
 
-    Where a loop samples its data, the progress of that is yielded too. Closing the generator
-    writes a checkpoint first, so nothing that was trained is lost.
+    What takes long beside, such as samples, yields its progress, and so does what the user is to be
+    told. Where the recipe asks for it, a gradient that spikes leads back to the last good
+    checkpoint, and from there on past the records that were learnt from since. Closing the
+    generator writes a checkpoint first, so nothing that was trained is lost.
 
     Raises:
         TrainingDiverged: with what was seen; the last good checkpoint stays.
     """
     recipe = setup.recipe
-    done, first_errors = start, list[float]()
-    waiting: deque[Pending] = deque()
-    read = 0.0
-    try:
-        for step in range(start, recipe.run.steps):
-            if (number := round_due(recipe, step, start)) is not None:
-                yield from begin_round(setup, run, number)
-            waiting.append(update(setup, step))
-            done = step + 1
-            records = []
-            while len(waiting) > _unread(setup, done):
-                records.append(waiting.popleft().record(read))
-                read = time.perf_counter()
-                _note(records[-1], first_errors, run)
-            if _due(recipe, done, recipe.run.held_out_every):
-                held_out = measure_held_out(setup)
-                if held_out and is_main():
-                    append_line(run / "metrics.jsonl", {"step": done, "held_out": asdict(held_out)})
-            if _due(recipe, done, recipe.run.checkpoint_every):
+    with closing(Journal(setup, run, trackers or Trackers())) as journal:
+        done = begun = start
+        waiting: deque[Pending] = deque()
+        read = 0.0
+        try:
+            if start == 0 or _due(recipe, start, recipe.run.held_out_every):
+                yield from journal.measure(start)
+            while done < recipe.run.steps:
+                if (number := round_due(recipe, done, begun)) is not None:
+                    yield from begin_round(setup, run, number)
+                waiting.append(update(setup, done))
+                done += 1
+                records, back = [], None
+                while back is None and len(waiting) > _unread(setup, done):
+                    records.append(waiting.popleft().record(read))
+                    read = time.perf_counter()
+                    back = journal.note(asdict(records[-1]))
+                if back is not None:
+                    waiting.clear()
+                    done = begun = journal.go_back(records[-1].step, back)
+                else:
+                    if _due(recipe, done, recipe.run.held_out_every):
+                        yield from journal.measure(done)
+                    if _due(recipe, done, recipe.run.checkpoint_every):
+                        save(setup, run, done)
+                yield from records
+                yield from journal.told(done)
+        except GeneratorExit:
+            spoilt = [journal.note(asdict(each.record(read))) is not None for each in waiting]
+            named = run / "checkpoints" / f"step-{done:06d}"
+            if done != begun and not any(spoilt) and checkpoint.latest(run) != named:
                 save(setup, run, done)
-            yield from records
-    except GeneratorExit:
-        for pending in waiting:
-            _note(pending.record(read), first_errors, run)
-        if done > start and checkpoint.latest(run) != run / "checkpoints" / f"step-{done:06d}":
-            save(setup, run, done)
-        raise
+            raise
 
 
 def _unread(setup: Setup, done: int) -> int:
@@ -293,15 +301,6 @@ def _due(recipe: Recipe, done: int, every: int) -> bool:
     return done % every == 0 or done == recipe.run.steps
 
 
-def _note(record: StepRecord, first_errors: list[float], run: Path) -> None:
-    """Write down a record, unless it is one of a run that diverged."""
-    if len(first_errors) < FIRST_STEPS:
-        first_errors.append(record.policy_w)
-    _refuse_divergence(record, max(first_errors), run)
-    if is_main():
-        append_line(run / "metrics.jsonl", asdict(record))
-
-
 def round_due(recipe: Recipe, step: int, start: int) -> int | None:
     """Return the round to begin before a step, or to go on with if the run starts there."""
     if recipe.loop.kind == "offline":
@@ -314,20 +313,3 @@ def save(setup: Setup, run: Path, step: int) -> Path:
     """Write a checkpoint of this run."""
     labels = provenance_labels(setup.recipe, setup.family, step, setup.encoded.fingerprint, run)
     return checkpoint.save(run, step, setup, labels)
-
-
-def _refuse_divergence(record: StepRecord, usual: float, run: Path) -> None:
-    seen = None
-    if not math.isfinite(record.loss) or not math.isfinite(record.gradient_norm):
-        seen = f"loss {record.loss:g}, gradient norm {record.gradient_norm:g}"
-    elif record.policy_w > EXPLODED * abs(usual):
-        times = record.policy_w / usual
-        seen = f"prediction error {record.policy_w:.3g}, {times:.0f} times that of the first steps"
-    if seen is None:
-        return
-    last = checkpoint.latest(run)
-    raise TrainingDiverged(
-        f"training diverged at step {record.step}: {seen}",
-        hint=(f"the last good checkpoint is `{last}`" if last else "no checkpoint was written yet")
-        + "; try a lower optimizer.learning_rate or a higher objective.beta",
-    )

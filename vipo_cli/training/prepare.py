@@ -14,8 +14,9 @@ from vipo_cli.training.buckets import buckets_of
 from vipo_cli.training.cache import encode
 from vipo_cli.training.cached import measure_references
 from vipo_cli.training.devices import after_main, main_first, start_accelerator
+from vipo_cli.training.prompts import choose_prompts, encode_own
 from vipo_cli.training.rounds import prepare_loop
-from vipo_cli.training.setup import Setup, assemble, frozen_type, load_denoiser
+from vipo_cli.training.setup import Setup, assemble, frozen_type, load_denoiser, split
 
 
 def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]:
@@ -32,6 +33,9 @@ def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]
     accelerator = start_accelerator(recipe)
     family = after_main(partial(open_family, recipe.model.name))
     start = after_main(partial(check_adapters, recipe, family, run))
+    own = yield from encode_own(
+        recipe, family, dtype=frozen_type(recipe), device=accelerator.device
+    )
     encoded = yield from main_first(
         partial(
             encode,
@@ -47,6 +51,9 @@ def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]
     yield Progress("loading the model", 0, 1)
     load_denoiser(recipe, family, accelerator)
     setup = assemble(recipe, family, encoded, accelerator, start)
+    setup.prompts = choose_prompts(
+        recipe, encoded, split(encoded.prompt, recipe.data.held_out)[1], own
+    )
     if recipe.loop.kind == "offline":
         yield from measure_references(setup)
     else:

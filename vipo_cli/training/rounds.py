@@ -13,11 +13,11 @@ of a resumed run has moved on.
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,12 +33,22 @@ from vipo_cli.run import Progress, Work, append_line, fingerprint, write_json, w
 from vipo_cli.training.arrays import ArrayStore, open_arrays
 from vipo_cli.training.cache import EncodedData, named
 from vipo_cli.training.cached import measure_base
+from vipo_cli.training.devices import (
+    from_main,
+    gathered,
+    is_main,
+    process_count,
+    process_rank,
+    wait,
+)
 from vipo_cli.training.ranking import Choice, Scores, ranking_for
 from vipo_cli.training.sampling import ORDER, Sampling, blocks, draw, score, told_of
 from vipo_cli.training.setup import HeldOut, Setup, split
 from vipo_cli.training.trajectory import Trajectories, step_times
 
+Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+T = TypeVar("T")
 
 
 def prepare_loop(setup: Setup, run: Path) -> Work[None]:
@@ -50,8 +60,9 @@ def prepare_loop(setup: Setup, run: Path) -> Work[None]:
         DataError: samples that no reward tells apart.
     """
     recipe = setup.recipe
-    for leftover in (run / "rounds").glob(".*.tmp"):
-        shutil.rmtree(leftover)
+    if is_main():
+        for leftover in (run / "rounds").glob(".*.tmp"):
+            shutil.rmtree(leftover)
     if setup.held_out is None:
         return
     _, held_out = split(setup.encoded.prompt, recipe.data.held_out)
@@ -138,24 +149,43 @@ def _sampling(setup: Setup, folder: Path, stage: str, number: int, records: Rows
 
 
 def _sampled(setup: Setup, sampling: Sampling) -> Work[EncodedData | Trajectories]:
-    """Return what was sampled, which is done first where it is not there yet."""
-    if not (sampling.folder / "index.json").is_file():
-        with writing(sampling.folder) as folder:
-            folder.mkdir()
-            with closing(ArrayStore(folder)) as store:
-                if setup.recipe.loop.kind == "spin":
-                    made = yield from _against_winners(setup, sampling, store)
-                else:
-                    made = yield from _ranked(setup, sampling, store)
-            _write(setup, sampling, store, made)
+    """Return what was sampled, which is done first where it is not there yet.
+
+    All processes sample; the main one alone writes.
+    """
+    if not from_main((sampling.folder / "index.json").is_file):
+        make = _against_winners if setup.recipe.loop.kind == "spin" else _ranked
+        if is_main():
+            with writing(sampling.folder) as folder:
+                folder.mkdir()
+                with closing(ArrayStore(folder)) as store:
+                    made = yield from make(setup, sampling, store)
+                _write(setup, sampling, folder, made)
+        else:
+            yield from make(setup, sampling, None)
+        wait()
     return _read(setup, sampling.folder)
 
 
-def _against_winners(setup: Setup, sampling: Sampling, store: ArrayStore) -> "Work[_Made]":
+def _shared_blocks(
+    setup: Setup, sampling: Sampling, work: Callable[[Rows], T]
+) -> Iterator[tuple[Rows, T]]:
+    """Yield blocks of records with what comes of each; every process works on another."""
+    every, processes = list(blocks(setup, sampling)), process_count()
+    for first in range(0, len(every), processes):
+        group = every[first : first + processes]
+        own = group[min(process_rank(), len(group) - 1)]  # with sharded weights none may sit out
+        yield from zip(group, gathered(work(own)), strict=False)
+
+
+def _against_winners(setup: Setup, sampling: Sampling, store: ArrayStore | None) -> "Work[_Made]":
     """Set a sample of the policy as loser beside each record's winner."""
     encoded, made = setup.encoded, _Made()
-    for records in blocks(setup, sampling):
-        losers = draw(setup, sampling, records)["mean"]
+
+    def drawn(records: Rows) -> Floats:
+        return draw(setup, sampling, records)["mean"]
+
+    for records, losers in _shared_blocks(setup, sampling, drawn):
         winners = encoded.items[records, 0]
         told = told_of(setup, losers.shape[1:], len(losers))
         sides = {
@@ -166,15 +196,16 @@ def _against_winners(setup: Setup, sampling: Sampling, store: ArrayStore) -> "Wo
                 for name, of_winners in encoded.media_condition(winners).items()
             },
         }
-        for name, pair in sides.items():
-            store.append(name, torch.stack(pair, 1).flatten(0, 1))
+        if store is not None:
+            for name, pair in sides.items():
+                store.append(name, torch.stack(pair, 1).flatten(0, 1))
         for record in records:
             made.add(record, [Choice((0, 1), ("winner", "loser"))])
         yield Progress(sampling.stage, len(made.items), len(sampling.records))
     return made
 
 
-def _ranked(setup: Setup, sampling: Sampling, store: ArrayStore) -> "Work[_Made]":
+def _ranked(setup: Setup, sampling: Sampling, store: ArrayStore | None) -> "Work[_Made]":
     """Let a reward say which samples of a prompt are better than which.
 
     Raises:
@@ -184,19 +215,26 @@ def _ranked(setup: Setup, sampling: Sampling, store: ArrayStore) -> "Work[_Made]
     assert name is not None
     reward, rank, made = rewards[name](), ranking_for(setup.kind), _Made()
     every: list[Scores] = []
-    for records in blocks(setup, sampling):
+
+    def texts_of(records: Rows) -> list[str]:
+        return [setup.encoded.texts[row] for row in setup.encoded.prompt[records]]
+
+    def judged(records: Rows) -> tuple[dict[str, Floats], Scores]:
         drawn = draw(setup, sampling, records)
-        texts = [setup.encoded.texts[row] for row in setup.encoded.prompt[records]]
-        scores = score(setup, sampling, reward, drawn, texts)
+        return drawn, score(setup, sampling, reward, drawn, texts_of(records))
+
+    for records, (drawn, scores) in _shared_blocks(setup, sampling, judged):
+        texts = texts_of(records)
         kept: list[int] = []
         for place, own in enumerate(scores):
             choices = rank(own)
             made.add(records[place], choices)
             first = place * sampling.candidates
             kept += [first + number for choice in choices for number in choice.samples]
-            for line in _lines(texts[place], own, choices):
-                append_line(store.folder / "scores.jsonl", line)
-        if kept:
+            if store is not None:
+                for line in _lines(texts[place], own, choices):
+                    append_line(store.folder / "scores.jsonl", line)
+        if kept and store is not None:
             chosen = {array: torch.from_numpy(values[kept]) for array, values in drawn.items()}
             for array, values in (chosen | _told(setup, chosen)).items():
                 store.append(array, values)
@@ -286,13 +324,13 @@ def _lines(prompt: str, scores: Scores, choices: Sequence[Choice]) -> Iterator[d
         yield {"prompt": prompt, "candidate": candidate, "score": judged, "role": role}
 
 
-def _write(setup: Setup, sampling: Sampling, store: ArrayStore, made: _Made) -> None:
+def _write(setup: Setup, sampling: Sampling, folder: Path, made: _Made) -> None:
     """Write all but the samples themselves."""
     columns = made.columns()
     if setup.kind is StepLikelihoods:
         columns["times"] = step_times(sampling.steps, setup.recipe.time.shift).numpy()
     for name, column in columns.items():
-        np.save(store.folder / f"{name}.npy", column)
+        np.save(folder / f"{name}.npy", column)
     done = {
         "kind": setup.recipe.loop.kind,
         "model": setup.recipe.model.name,
@@ -305,7 +343,7 @@ def _write(setup: Setup, sampling: Sampling, store: ArrayStore, made: _Made) -> 
         **made.facts,
     }
     named = {"fingerprint": fingerprint([setup.encoded.fingerprint, done])}
-    write_json(store.folder / "index.json", done | named)
+    write_json(folder / "index.json", done | named)
 
 
 def _read(setup: Setup, folder: Path) -> EncodedData | Trajectories:

@@ -29,6 +29,7 @@ from vipo_cli.objectives import (
 from vipo_cli.recipe import Recipe
 from vipo_cli.training.adapters import make_trainable
 from vipo_cli.training.cache import EncodedData
+from vipo_cli.training.prompts import Prompts, sample_count
 from vipo_cli.training.reference import Snapshot
 from vipo_cli.training.sharding import Sharding, choose_sharding
 from vipo_cli.training.step import Reference
@@ -78,6 +79,8 @@ class Setup:
         cached: errors of the reference at each record's fixed draws, (n, draws, items), or None.
         round: of a loop, from 0.
         round_start: the step that it began with.
+        prompts: what validation samples are drawn for, or None.
+        skipped: steps whose records were passed over by returns to earlier checkpoints.
     """
 
     recipe: Recipe
@@ -101,6 +104,8 @@ class Setup:
     cached: Floats | None = None
     round: int = 0
     round_start: int = 0
+    prompts: Prompts | None = None
+    skipped: int = 0
 
     @property
     def items(self) -> int:
@@ -131,7 +136,7 @@ def load_denoiser(recipe: Recipe, family: Family, accelerator: Any) -> None:
     dtype = torch.float32 if recipe.model.train == "full" else frozen_type(recipe)
     place = choose_sharding(recipe, accelerator).place()
     load_parts(family, [family.denoiser_name], dtype=dtype, device=place)
-    if recipe.loop.kind != "offline" or recipe.run.samples:
+    if recipe.loop.kind != "offline" or sample_count(recipe):
         load_parts(family, ["vae"], dtype=dtype, device=accelerator.device)
 
 

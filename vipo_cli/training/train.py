@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from vipo_cli.analysis.history import alarm_of, standing, up_to
 from vipo_cli.data.lazy import dropped
 from vipo_cli.data.record import Record
 from vipo_cli.data.sources import open_pairs
@@ -26,7 +27,9 @@ from vipo_cli.training.devices import after_main, from_main, is_main, start_acce
 from vipo_cli.training.launch import started_processes
 from vipo_cli.training.prepare import prepare
 from vipo_cli.training.reference import trainable
+from vipo_cli.training.samples import forget_samples
 from vipo_cli.training.setup import Setup
+from vipo_cli.training.trackers import IDS, check_trackers, start_trackers
 
 SMOOTHED = 50
 """Records that the final figures are means of."""
@@ -44,6 +47,8 @@ class Result:
         held_out: the last measurement on held-out pairs, or None.
         steps: updates in total.
         seconds: time spent in updates, resumed stretches together.
+        alarms: what went wrong on the way, each with its step.
+        samples: where validation samples are shown, or None.
         peak_memory_bytes: of the device, or of the process on a CPU.
     """
 
@@ -55,6 +60,8 @@ class Result:
     held_out: dict[str, Any] | None
     steps: int
     seconds: float
+    alarms: tuple[dict[str, Any], ...]
+    samples: Path | None
     peak_memory_bytes: int
 
 
@@ -113,10 +120,12 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Work[Result]:
     and all must be closed at the same one.
     """
     try:
+        check_trackers(recipe)
         start_accelerator(recipe)
         pairs = after_main(partial(open_pairs, recipe.data.name, recipe.data.parameters))
         setup = yield from prepare(recipe, pairs, run)
         start = _resume(run, setup) if resume else 0
+        trackers = start_trackers(recipe, run, start)
         about = provenance(recipe, pairs, setup) | named_start(recipe, run)
         if is_main():
             write_json(run / "provenance.json", about)
@@ -124,7 +133,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Work[Result]:
         if not resume:
             _take_away(run)
         raise
-    training = loop.steps(setup, run, start)
+    training = loop.steps(setup, run, start, trackers)
     try:
         for record in training:
             if isinstance(record, Progress):
@@ -138,7 +147,7 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Work[Result]:
 
 def _take_away(run: Path) -> None:
     """Remove the directory of a run that never began; what others put into it stays."""
-    for name in ("recipe.yaml", "provenance.json", START_FILE):
+    for name in ("recipe.yaml", "provenance.json", IDS, START_FILE):
         (run / name).unlink(missing_ok=True)
     shutil.rmtree(run / "rounds", ignore_errors=True)
     with suppress(OSError):
@@ -152,9 +161,10 @@ def _resume(run: Path, setup: Setup) -> int:
     if newest is not None:
         step = checkpoint.load(newest, setup)
     if is_main():
-        kept = [record for record in read_lines(run / "metrics.jsonl") if record["step"] <= step]
+        kept = up_to(read_lines(run / "metrics.jsonl"), step)
         with writing(run / "metrics.jsonl") as file:
             file.write_text("".join(f"{json.dumps(record)}\n" for record in kept))
+        forget_samples(run, step)
     return step
 
 
@@ -195,7 +205,8 @@ def summarise(
     recipe: Recipe, run: Path, broken: Sequence[Broken], dropped: Mapping[str, int]
 ) -> Result:
     """Read the outcome of a finished run from its own files."""
-    lines = read_lines(run / "metrics.jsonl")
+    written = read_lines(run / "metrics.jsonl")
+    lines = standing(written)
     records = [line for line in lines if "loss" in line]
     measured = [line["held_out"] for line in lines if "held_out" in line]
     last = records[-SMOOTHED:]
@@ -214,6 +225,8 @@ def summarise(
         held_out=measured[-1] if measured else None,
         steps=recipe.run.steps,
         seconds=sum(record["seconds"] for record in records),
+        alarms=tuple(alarm_of(line) for line in written if "alarm" in line),
+        samples=run / "samples.png" if (run / "samples.png").is_file() else None,
         peak_memory_bytes=peak_memory_bytes(),
     )
 
@@ -244,6 +257,8 @@ def document(recipe: Recipe, result: Result) -> dict[str, Any]:
         "dropped_rows": dict(result.dropped),
         "final": result.final,
         "held_out": held_out or None,
+        "alarms": list(result.alarms),
+        "samples": str(result.samples) if result.samples else None,
         "throughput": {
             "pairs_per_second": seen / result.seconds,
             "seconds": result.seconds,
