@@ -154,6 +154,7 @@ def timesteps(
     from vipo_cli.analysis.timesteps import examine, measured_times
     from vipo_cli.cli.show_timesteps import timesteps_text
     from vipo_cli.evaluation.target import find_target
+    from vipo_cli.models.lora_files import START_FILE
     from vipo_cli.reporting.figures import plot_timesteps, save
     from vipo_cli.training.timesteps import load_policy, measure_times, rate_of
 
@@ -161,7 +162,8 @@ def timesteps(
     target = find_target(model)
     source = _source(target)
     name, records = _records(target, data, settings, path, output)
-    family, reference = load_policy(source, target.lora, target.base)
+    start = target.run / START_FILE if target.run else None
+    family, reference = load_policy(source, target.lora, target.base, start)
     work = measure_times(family, reference, records, measured_times(times), pairs)
     found = examine(output.follow(work), rate_of(family, steps), clip)
     document = {

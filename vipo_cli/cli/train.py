@@ -14,6 +14,7 @@ import typer
 from vipo_cli.cli.output import Json, Output, Quiet
 from vipo_cli.errors import Interrupted
 from vipo_cli.training.launch import (
+    going_on,
     is_launched,
     is_main_process,
     launch,
@@ -185,7 +186,7 @@ def _train(output: Output, recipe: "Recipe | None", place: Path | None) -> None:
     except Interrupted as error:
         raise Interrupted(
             "stopped on request; what was trained is saved",
-            hint=f"go on: vipo train --resume {run}",
+            hint=f"go on: {going_on(run, started_processes() if is_launched() else 1)}",
         ) from error
     finally:
         leave()

@@ -15,6 +15,7 @@ from vipo_cli.evaluation.target import Target
 from vipo_cli.media import encode_png
 from vipo_cli.models import Family, family_of, load_pipeline
 from vipo_cli.models.family import Condition
+from vipo_cli.models.lora_files import check_lora
 from vipo_cli.models.sample import fitting_batch_size, spatial_factor
 from vipo_cli.run import Progress, Work, writing
 
@@ -135,6 +136,7 @@ def load_target(target: Target, precision: str = "fp32") -> Any:
     assert target.spec is not None
     pipeline = load_pipeline(target.spec)
     if target.lora is not None:
+        check_lora(target.lora, pipeline)
         pipeline.load_lora_weights(str(target.lora.parent), weight_name=target.lora.name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline.to(device)

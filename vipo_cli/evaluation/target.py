@@ -11,7 +11,12 @@ import yaml
 
 from vipo_cli.errors import ModelError, UnknownName, VipoError, did_you_mean
 from vipo_cli.models import ModelSpec, find_model, models
-from vipo_cli.models.lora_files import LORA_FILE, check_safetensors, file_fingerprint
+from vipo_cli.models.lora_files import (
+    LORA_FILE,
+    START_FILE,
+    check_safetensors,
+    file_fingerprint,
+)
 from vipo_cli.run import fingerprint, folder_fingerprint
 
 _STEP = re.compile(r"step-(\d+)$")
@@ -186,6 +191,9 @@ def _lora_target(file: Path, base: str | None) -> Target:
         if in_run.is_file():
             return _checkpoint_target(file.parent, base)
     metadata = check_safetensors(file)
+    recipe = file.resolve().parent / "recipe.yaml"
+    if base is None and file.name == START_FILE and recipe.is_file():
+        base = _base_of(recipe)
     trained_on = base or metadata.get("vipo.base")
     if trained_on is None:
         raise ModelError(

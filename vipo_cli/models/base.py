@@ -28,6 +28,7 @@ class PipelineFamily:
     denoiser_name = "transformer"
     lora_targets: tuple[str, ...] = ()
     frame_stride = 0
+    guidance: float = 1.0
     folder = Path()
     target: Target
     size: Size

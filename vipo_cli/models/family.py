@@ -40,6 +40,8 @@ class Family(Protocol):
     """Width and height must be multiples of this."""
     frame_stride: int
     """Clips have a multiple of this many frames, and one more; 0: pictures alone."""
+    guidance: float
+    """What a guidance-distilled denoiser is told in training; others are not told."""
     lora_targets: tuple[str, ...]
     """Names of the linear layers that LoRA adapts."""
 

@@ -41,7 +41,6 @@ class Flux(PipelineFamily):
 
     def __init__(self, pipeline: Any) -> None:
         super().__init__(pipeline)
-        self.guidance = 1.0
         config = pipeline.transformer.config
         self._guided = bool(config.guidance_embeds)
         # `proj_out` alone would be the denoiser's last layer too

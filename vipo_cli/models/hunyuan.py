@@ -52,7 +52,6 @@ class HunyuanVideo(PipelineFamily):
         self.pipeline = pipeline
         _restore_tokenizer(pipeline)
         self.denoiser: nn.Module = pipeline.transformer
-        self.guidance = 1.0
         self.frame_stride: int = pipeline.vae_scale_factor_temporal
         self._space: int = pipeline.vae_scale_factor_spatial
         self.multiple: int = lcm(self._space * config.patch_size, PIPELINE_MULTIPLE)

@@ -19,6 +19,8 @@ from vipo_cli.run import unwritable, writing
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """What plain diffusers looks for in a folder."""
+START_FILE = "start_from.safetensors"
+"""The LoRA that a run started from, kept in the run's directory."""
 METADATA = "lora_adapter_metadata"
 """Where diffusers keeps an adapter's configuration in the header."""
 DOWN = (".lora_A.weight", ".lora_down.weight", ".lora.down.weight", "_lora.down.weight")

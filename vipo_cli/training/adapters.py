@@ -23,7 +23,9 @@ from vipo_cli.models.family import Family
 from vipo_cli.models.lora_files import (
     LORA_FILE,
     METADATA,
+    START_FILE,
     Lora,
+    check_lora,
     common_rank_and_alpha,
     file_fingerprint,
     find_lora,
@@ -35,8 +37,6 @@ from vipo_cli.run import writing
 from vipo_cli.training.reference import Snapshot, adapter_off, frozen_copy
 from vipo_cli.training.step import Reference
 
-START_FILE = "start_from.safetensors"
-"""The LoRA that a run started from, kept in the run's directory."""
 ADAPTER = "default"
 
 
@@ -253,6 +253,16 @@ def named_start(recipe: Recipe, run: Path) -> dict[str, str]:
 
 def _compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), default=str)
+
+
+def load_adapter(family: Family, file: Path, name: str) -> None:
+    """Load a LoRA into a pipeline as plain diffusers does, after checking that it fits.
+
+    Raises:
+        ModelError: it is damaged, or not for this model.
+    """
+    check_lora(file, family.pipeline)
+    family.pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)
 
 
 def adapter_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -123,11 +123,30 @@ def load(folder: Path, setup: Setup) -> int:
                 for name in names
                 if name.startswith(f"{group}.")
             }
-            if shapes != {name: list(whole_shape(value)) for name, value in weights.items()}:
-                raise ModelError(f"`{folder}` holds the weights of another model")
+            expected = {name: list(whole_shape(value)) for name, value in weights.items()}
+            if shapes != expected:
+                raise _other_model(folder, shapes, expected)
             setup.sharding.restore(weights, partial(_read, saved, group))
         setup.sharding.restore_state(_SavedState(saved))
     return step
+
+
+def _other_model(
+    folder: Path, there: Mapping[str, list[int]], here: Mapping[str, list[int]]
+) -> ModelError:
+    """Return the error for a checkpoint whose weights are not those of the run, naming one."""
+    names = [name for name in {**here, **there} if there.get(name) != here.get(name)]
+    shapes = [each.get(names[0]) for each in (there, here)]
+    said = [" x ".join(map(str, shape)) if shape is not None else "absent" for shape in shapes]
+    return ModelError(
+        f"`{folder}` holds the weights of another model",
+        details=[
+            f"{len(names):,} of {len({**here, **there}):,} tensors differ: "
+            f"`{names[0]}` is {said[0]} there, {said[1]} in this run"
+        ],
+        hint=f"the run's own recipe made it with another model, rank or objective: compare "
+        f"{folder.parents[1] / 'recipe.yaml'}",
+    )
 
 
 def _read(saved: Any, group: str, name: str) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -111,45 +111,131 @@ class Ledger(TorchDispatchMode):
     Storage that an operation returns is new unless it took it; it is gone when autograd and Python
     have let go of it, as on a device.
 
+    Args:
+        known: what operations returned before, by what they took; grows, and saves most of the
+            time, since the meta device is slow to find out and models consist of equal blocks.
+
     Attributes:
         flops: floating-point operations of matrix products, convolutions and attention.
         live: bytes of tensors that were made since and are still needed.
         peak: the most that `live` has been.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: "dict[Any, Outcome] | None" = None) -> None:
         super().__init__()
         self.flops = self.live = self.peak = 0
-        self._known: dict[int, int] = {}
+        self._known = {} if known is None else known
+        self._storages: dict[int, tuple[int, weakref.ref[Any]]] = {}
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        self,
+        func: Any,
+        types: Any,  # noqa: ARG002
+        args: Any = (),
+        kwargs: Any = None,
     ) -> Any:
         """Run an operation and count it."""
         kwargs = kwargs or {}
-        for value in tree_iter((args, kwargs)):  # what was there before is not counted
+        taken = list(_tensors((*args, *kwargs.values())))
+        for value in taken:  # what was there before is not counted
             self._add(value, counted=False)
-        found = func(*args, **kwargs)
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.flops += count(*args, **kwargs, out_val=found)
-        for value in tree_iter(found):
+        if func in IN_PLACE and args[0].device == META:
+            return args[0]  # nothing to compute
+        if taken and _is_plain(func) and all(value.device == META for value in taken):
+            key = (func, _key(args), _key(tuple(kwargs.items())))
+            if key not in self._known:
+                self._known[key] = _outcome(func, args, kwargs)
+            flops, looks = self._known[key]
+            self.flops += flops
+            found = _made(looks)
+        else:
+            found = func(*args, **kwargs)
+        for value in _tensors((found,)):
             self._add(value)
         return found
 
-    def _add(self, value: Any, counted: bool = True) -> None:
-        if not isinstance(value, Tensor) or value.device != META:
+    def _add(self, value: Tensor, counted: bool = True) -> None:
+        if value.device != META:
             return
         storage = value.untyped_storage()
-        if storage._cdata in self._known:
+        key = storage._cdata
+        if key in self._storages:
             return
-        self._known[storage._cdata] = size = storage.nbytes() if counted else 0
+        size = storage.nbytes() if counted else 0
+        self._storages[key] = size, weakref.ref(storage, lambda _: self._remove(key))
         self.live += size
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._remove, storage._cdata).atexit = False
 
     def _remove(self, key: int) -> None:
-        self.live -= self._known.pop(key)
+        self.live -= self._storages.pop(key)[0]
+
+
+aten = torch.ops.aten
+IN_PLACE = frozenset(
+    (aten.add_.Tensor, aten.add_.Scalar, aten.sub_.Tensor, aten.mul_.Tensor, aten.mul_.Scalar,
+     aten.div_.Tensor, aten.div_.Scalar, aten.copy_.default, aten.zero_.default,
+     aten.fill_.Scalar)
+)  # fmt: skip
+"""Operations that change values alone, which the meta device has none of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All that there is to know of a tensor on the meta device."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+Outcome = tuple[int, Any]
+"""Operations counted, and looks of what was returned."""
+
+
+@cache
+def _is_plain(func: Any) -> bool:
+    """Return whether an operation makes new tensors and leaves those that it takes alone."""
+    schema = func._schema
+    return not schema.is_mutable and all(value.alias_info is None for value in schema.returns)
+
+
+def _outcome(func: Any, args: Any, kwargs: Any) -> Outcome:
+    found = func(*args, **kwargs)
+    count = flop_registry.get(func._overloadpacket)
+    return count(*args, **kwargs, out_val=found) if count else 0, _looks(found)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _key(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Return what an operation's outcome depends on."""
+    return tuple(
+        (value.shape, value.stride(), value.dtype)
+        if isinstance(value, Tensor)
+        else _key(value)
+        if isinstance(value, (list, tuple))
+        else (type(value), value)
+        for value in values
+    )
+
+
+def _looks(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return Look(tuple(value.shape), value.stride(), value.dtype)
+    return tuple(map(_looks, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _made(looks: Any) -> Any:
+    """Return new tensors of some looks."""
+    if isinstance(looks, Look):
+        return torch.empty_strided(looks.shape, looks.stride, dtype=looks.dtype, device=META)
+    return tuple(map(_made, looks)) if isinstance(looks, tuple) else looks
 
 
 LOWERED = frozenset(
@@ -179,9 +265,7 @@ class Imitated(TorchFunctionMode):
         self._ledger, self._dtype, self._raises = ledger, dtype, raises
         self._cast: dict[int, Tensor] = {}
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function as autocast would."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
@@ -272,7 +356,9 @@ def encodings(family: Family, size: Size, dtype: torch.dtype = torch.float32) ->
         dtype: of the encoders' weights.
     """
     parts = encoder_parts(family)
-    count = {part: sum(v.numel() for v in getattr(family.pipeline, part).parameters()) for part in parts}
+    count = {
+        part: sum(v.numel() for v in getattr(family.pipeline, part).parameters()) for part in parts
+    }
     media, prompts = Ledger(), Ledger()
     vae = deepcopy(family.pipeline.vae).to(META, dtype)
     with _in_place(family, "vae", vae), torch.no_grad(), media, Imitated(media):
@@ -426,11 +512,14 @@ class Count:
     def __init__(self, recipe: Recipe, device: str) -> None:
         self._dtype = torch.bfloat16 if recipe.model.precision == "bf16" else None
         self._raises = device == "cuda"
+        self._known: dict[Any, Outcome] = {}
         self._imitated: Imitated | None = None
 
     def of(self, work: Callable[[], None]) -> Ledger:
         """Return what work adds up to."""
-        with Ledger() as ledger, Imitated(ledger, self._dtype, self._raises) as self._imitated:
+        ledger = Ledger(self._known)
+        self._imitated = Imitated(ledger, self._dtype, self._raises)
+        with ledger, self._imitated:
             work()
         return ledger
 

@@ -131,6 +131,12 @@ def report_run(run: Path) -> None:
         Path(os.environ[REPORTS], "run").write_text(str(run))
 
 
+def going_on(run: Path, processes: int) -> str:
+    """Return the command that goes on with a run."""
+    command = f"vipo train --resume {run}"
+    return f"{command} --processes {processes}" if processes > 1 else command
+
+
 @contextmanager
 def reporting() -> Iterator[None]:
     """Report what nobody catches to the launcher, and stop as if asked to when that is gone."""
@@ -174,7 +180,7 @@ def launch(processes: int, words: Sequence[str]) -> None:
             _end(team)
         if len(asked) > 1:
             raise Interrupted("stopped at once; what was trained since the last checkpoint is lost")
-        _tell(team, reports)
+        _tell(team, reports, asked=bool(asked))
 
 
 @dataclass
@@ -189,8 +195,12 @@ class _Team:
         return [rank for rank, member in enumerate(self.members) if member.poll() is None]
 
     @property
-    def failed(self) -> bool:
-        return any(member.poll() not in (None, 0) for member in self.members)
+    def failures(self) -> list[int]:
+        return [
+            rank
+            for rank, member in enumerate(self.members)
+            if rank not in self.ended and member.poll() not in (None, 0)
+        ]
 
     def status(self, rank: int) -> int:
         """Return how a process ended: its exit status, or minus the signal that ended it."""
@@ -198,9 +208,6 @@ class _Team:
 
 
 def _start(processes: int, words: Sequence[str], reports: Path) -> _Team:
-    # a module of the working directory must not take the place of one of ours
-    safe = [] if Path(sys.argv[0]).name == "__main__.py" else ["-P"]
-    command = [sys.executable, *safe, "-m", "vipo_cli", *words]
     shared = os.environ | _addresses(processes) | {REPORTS: str(reports)}
     team = _Team([])
     try:
@@ -208,7 +215,7 @@ def _start(processes: int, words: Sequence[str], reports: Path) -> _Team:
             main = rank == 0
             with (reports / f"{rank}.log").open("wb") as log:
                 member = subprocess.Popen(
-                    command,
+                    _command(words),
                     env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                     stdin=subprocess.PIPE,
                     stdout=None if main else subprocess.DEVNULL,
@@ -220,6 +227,12 @@ def _start(processes: int, words: Sequence[str], reports: Path) -> _Team:
         _end(team)
         raise
     return team
+
+
+def _command(words: Sequence[str]) -> list[str]:
+    # a module of the working directory must not take the place of one of ours
+    safe = [] if Path(sys.argv[0]).name == "__main__.py" else ["-P"]
+    return [sys.executable, *safe, "-m", "vipo_cli", *words]
 
 
 def _addresses(processes: int) -> dict[str, str]:
@@ -250,8 +263,10 @@ def _stop_requests(team: _Team) -> Iterator[list[int]]:
 
     def ask(number: int, _: object) -> None:
         asked.append(number)
-        if len(asked) == 1 and 0 in team.running:
-            team.members[0].send_signal(number)
+        if (
+            len(asked) == 1 and 0 in team.running
+        ):  # not SIGINT, which Python greets with a traceback
+            team.members[0].send_signal(signal.SIGTERM)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -262,10 +277,10 @@ def _stop_requests(team: _Team) -> Iterator[list[int]]:
 
 
 def _watch(team: _Team, asked: Sequence[int]) -> None:
-    """Wait until all have ended, not long once one has failed."""
+    """Wait until all have ended, not long once one has failed or the main one is done."""
     deadline = None
     while team.running:
-        if team.failed and deadline is None:
+        if deadline is None and (team.failures or 0 not in team.running):
             deadline = time.monotonic() + GRACE
         if len(asked) > 1 or (deadline is not None and time.monotonic() > deadline):
             return
@@ -283,23 +298,24 @@ def _end(team: _Team) -> None:
         member.stdin.close()
 
 
-def _tell(team: _Team, reports: Path) -> None:
+def _tell(team: _Team, reports: Path, *, asked: bool) -> None:
     """Raise the one error that the others followed from.
 
     Raises:
         VipoError: what it was.
         Interrupted: all stopped on request.
     """
-    count = len(team.members)
-    if all(team.status(rank) == 0 for rank in range(count)):
+    if not team.failures:
         return
-    run = reports / "run"
-    hint = f"go on: vipo train --resume {run.read_text()}" if run.is_file() else None
-    for rank in range(count):
-        if team.status(rank) < 0 and rank not in team.ended:
-            name = signal.Signals(-team.status(rank)).name
+    count, run = len(team.members), reports / "run"
+    hint = f"go on: {going_on(Path(run.read_text()), count)}" if run.is_file() else None
+    for rank in team.failures:
+        number = -team.status(rank)
+        if asked and number == signal.SIGTERM:
+            raise Interrupted("stopped on request, before anything was trained", hint=hint)
+        if number > 0:
             raise VipoError(
-                f"process {rank + 1} of {count} was ended by {name}",
+                f"process {rank + 1} of {count} was ended by {signal.Signals(number).name}",
                 details=_last_lines(reports / f"{rank}.log"),
                 hint=hint,
             )

@@ -32,6 +32,7 @@ def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]
     """
     accelerator = start_accelerator(recipe)
     family = after_main(partial(open_family, recipe.model.name))
+    family.guidance = recipe.model.guidance
     start = after_main(partial(check_adapters, recipe, family, run))
     own = yield from encode_own(
         recipe, family, dtype=frozen_type(recipe), device=accelerator.device

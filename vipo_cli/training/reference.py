@@ -38,6 +38,21 @@ def adapter_off(family: Family, adapted: nn.Module) -> Reference:
     return reference
 
 
+def other_adapter(family: Family, name: str, usual: str) -> Reference:
+    """Return the model with another of its adapters on than the usual one."""
+    denoiser: Any = family.denoiser
+
+    @contextmanager
+    def reference() -> Iterator[Family]:
+        denoiser.set_adapters(name)
+        try:
+            yield family
+        finally:
+            denoiser.set_adapters(usual)
+
+    return reference
+
+
 def frozen_copy(family: Family) -> Reference:
     """Return the base of a full fine-tuning run: a copy that never changes."""
     frozen = copy(family)

@@ -12,6 +12,7 @@ Checkpoints hold whole tensors by name, so they move between these and between n
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
@@ -106,7 +107,9 @@ class Whole:
         """Wrap the denoiser in DDP where there are several processes."""
         self._family = family
         optimizer = make_optimizer(trainable(family).values())
-        family.denoiser, self.optimizer = self._accelerator.prepare(family.denoiser, optimizer)
+        with warnings.catch_warnings():  # of a name that the oldest torch does not know yet
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+            family.denoiser, self.optimizer = self._accelerator.prepare(family.denoiser, optimizer)
 
     def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
         """Exchange gradients with the last backward pass alone."""

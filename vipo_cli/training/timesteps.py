@@ -19,15 +19,16 @@ from vipo_cli.models.sample import fitting_batch_size
 from vipo_cli.objectives.importance import rate
 from vipo_cli.recipe.sections import Data
 from vipo_cli.run import Progress, Work
+from vipo_cli.training.adapters import load_adapter
 from vipo_cli.training.batches import same_bucket
 from vipo_cli.training.buckets import buckets_of
 from vipo_cli.training.cache import EncodedData, encode
-from vipo_cli.training.reference import adapter_off
+from vipo_cli.training.reference import adapter_off, other_adapter
 from vipo_cli.training.step import Batch, Reference, measure
 
 
 def load_policy(
-    model: str, lora: Path | None = None, base: str | None = None
+    model: str, lora: Path | None = None, base: str | None = None, start: Path | None = None
 ) -> tuple[Family, Reference | None]:
     """Load a model to measure, and what it was trained from where that is known.
 
@@ -35,11 +36,16 @@ def load_policy(
         model: registered name, folder or hub id.
         lora: weights to load on top of it; the model without them is the reference.
         base: for a model whose weights were all trained, the one that it started from.
+        start: LoRA that the reference has on, where training went on from one.
     """
     family = _load(model)
     if lora is not None:
-        family.pipeline.load_lora_weights(str(lora.parent), weight_name=lora.name)
-        return family, adapter_off(family, family.denoiser)
+        load_adapter(family, lora, "policy")
+        if start is None or not start.is_file():
+            return family, adapter_off(family, family.denoiser)
+        load_adapter(family, start, "start")
+        family.denoiser.set_adapters("policy")  # type: ignore[operator]
+        return family, other_adapter(family, "start", "policy")
     if base is None:
         return family, None
     frozen = _load(base)

@@ -19,10 +19,11 @@ from vipo_cli.data.record import Record
 from vipo_cli.data.sources import open_pairs
 from vipo_cli.data.usable import Broken
 from vipo_cli.errors import VipoError
+from vipo_cli.models.lora_files import START_FILE
 from vipo_cli.recipe import Recipe, check_recipe, read_yaml
 from vipo_cli.run import Progress, Work, environment, read_lines, write_json, writing
 from vipo_cli.training import checkpoint, loop
-from vipo_cli.training.adapters import START_FILE, named_start
+from vipo_cli.training.adapters import named_start
 from vipo_cli.training.devices import after_main, from_main, is_main, start_accelerator
 from vipo_cli.training.launch import started_processes
 from vipo_cli.training.prepare import prepare
