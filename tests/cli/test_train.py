@@ -110,7 +110,7 @@ def test_the_flags_are_those_of_the_design():
     flags = [flag for parameter in command.params for flag in parameter.opts]
     assert flags == [
         "--recipe", "--method", "--model", "--data", "--alpha", "--beta", "--steps", "--seed",
-        "--out", "--resume", "--set", "--dry-run", "--json", "--quiet", "-q",
+        "--out", "--resume", "--processes", "--set", "--dry-run", "--json", "--quiet", "-q",
     ]  # fmt: skip
 
 

@@ -4,8 +4,6 @@ import inspect
 import math
 from dataclasses import replace
 from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tests.tiny import FAMILIES
+from tests.tiny import FAMILIES, build
 from vipo_cli.models import Family, load_family, open_family
 from vipo_cli.models.family import Framing
 from vipo_cli.models.parts import encoder_parts, load_parts, release_parts
@@ -36,10 +34,7 @@ SMALL = {
 
 @pytest.fixture(scope="session", params=FAMILIES)
 def folder(request, tmp_path_factory):
-    if find_spec(f"tests.tiny.{request.param}") is None:
-        pytest.skip(f"tests/tiny/{request.param}.py does not exist yet")
-    build = import_module(f"tests.tiny.{request.param}").build
-    return build(tmp_path_factory.mktemp("families") / request.param)
+    return build(request.param, tmp_path_factory.mktemp("families") / request.param)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ RUNS = {
     "decoupled": ("diffusion-dpo", {"optimizer.backward": "decoupled"}),
     "full": ("sipo", {"model.train": "full", **MOVING}),
     "likes": ("kto", {}),
-    "guarded": ("diffusion-dpo", {"objective.safeguard": 0.9, "optimizer.learning_rate": 1e-2}),
+    "guarded": ("diffusion-dpo", {"objective.safeguard": 0.9, "objective.beta": 20.0}),
     "cached": ("poly-dpo", {"noise.draws": 2, "reference.kind": "cached"}),
     "rounds": ("diffusion-dpo", {"loop.kind": "spin", **ROUNDS}),
 }

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vipo_cli import __version__
-from vipo_cli.cli import analyze, data, eval, list, train
+from vipo_cli.cli import analyze, data, eval, export, list, train
 from vipo_cli.cli.output import Output
 from vipo_cli.errors import Interrupted, VipoError
 
@@ -24,6 +24,7 @@ app.command(epilog=train.EPILOG)(train.train)
 app.add_typer(data.app, name="data")
 app.add_typer(eval.app, name="eval")
 app.add_typer(analyze.app, name="analyze")
+app.command(epilog=export.EPILOG)(export.export)
 app.add_typer(list.app, name="list")
 
 

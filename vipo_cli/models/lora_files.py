@@ -80,7 +80,10 @@ def find_lora(name: str) -> Path:
     path = Path(name)
     if path.is_dir():
         held = path / LORA_FILE
-        steps = sorted(path.glob(f"checkpoints/step-*/{LORA_FILE}"), key=_step)
+        files = path.glob(f"checkpoints/step-*/{LORA_FILE}")
+        steps = sorted(
+            (file for file in files if _step(file).isdigit()), key=lambda f: int(_step(f))
+        )
         found = [held] if held.is_file() else steps
         if found:
             return found[-1]
@@ -104,8 +107,8 @@ def find_lora(name: str) -> Path:
     return path
 
 
-def _step(file: Path) -> int:
-    return int(file.parent.name.removeprefix("step-"))
+def _step(file: Path) -> str:
+    return file.parent.name.removeprefix("step-")
 
 
 def check_safetensors(file: Path) -> dict[str, str]:
@@ -162,6 +165,17 @@ def read_lora(file: Path, pipeline: Any) -> Lora:
     return uniform(_fitting(file, layers, pipeline, header))
 
 
+def read_own(file: Path) -> Lora:
+    """Read a LoRA that was trained here, without its model.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    header = check_safetensors(file)
+    layers = _layers(file, _load(file), _configuration(file, header))
+    return {name.partition(".")[2]: layer for name, layer in layers.items()}
+
+
 def check_lora(file: Path, pipeline: Any) -> None:
     """Refuse a LoRA for another denoiser; what it holds for text encoders is left to diffusers.
 
@@ -215,7 +229,7 @@ def _convert(file: Path, tensors: Mapping[str, Tensor], pipeline: Any) -> dict[s
     """Return tensors under diffusers' names, alphas of single layers folded into `up`."""
     from diffusers.utils import convert_unet_state_dict_to_peft
 
-    folded = _without_alphas(file, tensors)
+    folded = _at_full_strength(file, tensors)
     options = {"unet_config": pipeline.unet.config} if denoiser_name(pipeline) == "unet" else {}
     try:
         found = type(pipeline).lora_state_dict(folded, **options)
@@ -232,12 +246,12 @@ def _convert(file: Path, tensors: Mapping[str, Tensor], pipeline: Any) -> dict[s
     return converted
 
 
-def _without_alphas(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Multiply `up` by alpha / rank wherever a file keeps an alpha beside a layer.
+def _at_full_strength(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Multiply `up` by alpha / rank wherever an alpha stands beside a layer, and make that the rank.
 
-    Converters differ in what they do with it; without one, all take the strength as 1.
+    Some converters apply alpha, some hand it on, some insist on it: now all come to the same.
     """
-    folded = {name: value for name, value in tensors.items() if not name.endswith(".alpha")}
+    folded = dict(tensors)
     for name, alpha in tensors.items():
         if not name.endswith(".alpha"):
             continue
@@ -246,7 +260,9 @@ def _without_alphas(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tens
         up = next((stem + end for end in UP if stem + end in folded), None)
         if down is None or up is None:
             raise ModelError(f"the LoRA `{file}` lacks weights: `{name}` stands alone")
-        folded[up] = folded[up] * (alpha.item() / folded[down].shape[0])
+        rank = folded[down].shape[0]
+        folded[up] = folded[up] * (alpha.item() / rank)
+        folded[name] = torch.tensor(float(rank))
     return folded
 
 
@@ -343,19 +359,6 @@ def _some(names: list[str]) -> str:
 
 def _shape(shape: torch.Size) -> str:
     return " x ".join(map(str, shape))
-
-
-def configuration_of(lora: Lora, targets: list[str]) -> dict[str, Any] | None:
-    """Return what diffusers must be told of a LoRA; None where the weights say it all."""
-    layer = next(iter(lora.values()))
-    if layer.alpha == layer.rank:
-        return None
-    return {
-        "r": layer.rank,
-        "lora_alpha": layer.alpha,
-        "target_modules": targets,
-        "use_dora": layer.magnitude is not None,
-    }
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:

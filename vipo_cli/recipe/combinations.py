@@ -30,6 +30,7 @@ def wrong_combinations(recipe: Recipe) -> Iterator[Wrong]:
     yield from _composed(recipe)
     yield from _loops(recipe)
     yield from _returns(recipe)
+    yield from _sharding(recipe)
 
 
 def _adapters(recipe: Recipe) -> Iterator[Wrong]:
@@ -112,6 +113,46 @@ def _composed(recipe: Recipe) -> Iterator[Wrong]:
             f"optimizer.backward: method `{objective.method}` sees winners alone, "
             "so there is nothing to decouple",
             "--set optimizer.backward=joint",
+        )
+
+
+def _sharding(recipe: Recipe) -> Iterator[Wrong]:
+    kind, model = recipe.run.sharding, recipe.model
+    if kind == "none":
+        return
+    if recipe.optimizer.name != "adamw":
+        yield (
+            f"run.sharding: {kind} shares out what adamw keeps, and optimizer.name is "
+            f"`{recipe.optimizer.name}`",
+            "--set optimizer.name=adamw",
+        )
+    if model.quantize != "none" and kind != "zero2":
+        yield (
+            f"run.sharding: {kind} cannot share out weights quantized to `{model.quantize}`",
+            "--set run.sharding=none: every process holds the few bits that are left",
+        )
+    if model.compile:
+        yield (
+            f"run.sharding: {kind} puts its own steps between those that model.compile joins",
+            "--set model.compile=false",
+        )
+    if kind != "zero3":
+        return
+    exchanged = {
+        "model.ema": model.ema > 0,
+        "reference.kind": recipe.reference.kind in ("ema", "copied"),
+        "model.start_from": model.start_from is not None and model.train == "lora",
+    }
+    sampled = {"loop.kind": recipe.loop.kind != "offline", "run.samples": recipe.run.samples > 0}
+    for key in [key for key, given in exchanged.items() if given]:
+        yield (
+            f"run.sharding: zero3 lets nobody exchange the weights for others, which {key} needs",
+            "--set run.sharding=fsdp",
+        )
+    for key in [key for key, given in sampled.items() if given]:
+        yield (
+            f"run.sharding: zero3 does not sample, and {key} asks for it",
+            "--set run.sharding=fsdp",
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
@@ -34,8 +34,7 @@ from vipo_cli.training.batches import training_batch
 from vipo_cli.training.cache import EncodedData
 from vipo_cli.training.loop import accumulate
 from vipo_cli.training.reference import trainable
-from vipo_cli.training.setup import Setup, assemble, frozen_type
-from vipo_cli.training.step import Batch, measure
+from vipo_cli.training.setup import assemble, frozen_type
 
 META = torch.device("meta")
 
@@ -91,7 +90,6 @@ class Cost:
         fixed: bytes that an update needs beside all weights, gradients and the optimizer's state,
             whatever the number of records that go through the model at once.
         each: and for each of these records.
-        forward_each: the same for each record of a forward pass without a backward one.
     """
 
     parameters: int
@@ -102,7 +100,6 @@ class Cost:
     reference: int
     fixed: int
     each: int
-    forward_each: int
 
 
 class Ledger(TorchDispatchMode):
@@ -111,9 +108,8 @@ class Ledger(TorchDispatchMode):
     Storage that an operation returns is new unless it took it; it is gone when autograd and Python
     have let go of it, as on a device.
 
-    Args:
-        known: what operations returned before, by what they took; grows, and saves most of the
-            time, since the meta device is slow to find out and models consist of equal blocks.
+    What operations return is remembered by what they take: models consist of equal blocks, and the
+    meta device is slow to find out.
 
     Attributes:
         flops: floating-point operations of matrix products, convolutions and attention.
@@ -121,16 +117,16 @@ class Ledger(TorchDispatchMode):
         peak: the most that `live` has been.
     """
 
-    def __init__(self, known: "dict[Any, Outcome] | None" = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.flops = self.live = self.peak = 0
-        self._known = {} if known is None else known
+        self._known: dict[Any, Outcome] = {}
         self._storages: dict[int, tuple[int, weakref.ref[Any]]] = {}
 
     def __torch_dispatch__(
         self,
         func: Any,
-        types: Any,  # noqa: ARG002
+        types: Any,
         args: Any = (),
         kwargs: Any = None,
     ) -> Any:
@@ -260,7 +256,7 @@ class Imitated(TorchFunctionMode):
         raises: whether autocast raises what is in RAISED to float32.
     """
 
-    def __init__(self, ledger: Ledger, dtype: torch.dtype | None = None, raises: bool = True):
+    def __init__(self, ledger: Ledger, dtype: torch.dtype | None, *, raises: bool) -> None:
         super().__init__()
         self._ledger, self._dtype, self._raises = ledger, dtype, raises
         self._cast: dict[int, Tensor] = {}
@@ -273,9 +269,12 @@ class Imitated(TorchFunctionMode):
             args, kwargs = self._to(self._dtype, (args, kwargs))
         elif self._dtype is not None and self._raises and name in RAISED:
             args, kwargs = self._to(torch.float32, (args, kwargs))
-        if func is functional.scaled_dot_product_attention and args[0].device == META:
-            return FusedAttention.apply(self._ledger, *args[:3])
+        if func is functional.scaled_dot_product_attention:
+            return self._attend(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
+        return FusedAttention.apply(self._ledger, query, key, value)  # type: ignore[no-untyped-call]
 
     def _to(self, dtype: torch.dtype, given: Any) -> Any:
         return tree_map(lambda value: self._as(dtype, value), given)
@@ -308,7 +307,7 @@ class FusedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, _: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
         """Count and allocate."""
         q, k, v, *_ = ctx.saved_tensors
         ctx.ledger.flops += 4 * ctx.products
@@ -361,7 +360,7 @@ def encodings(family: Family, size: Size, dtype: torch.dtype = torch.float32) ->
     }
     media, prompts = Ledger(), Ledger()
     vae = deepcopy(family.pipeline.vae).to(META, dtype)
-    with _in_place(family, "vae", vae), torch.no_grad(), media, Imitated(media):
+    with _in_place(family, "vae", vae), torch.no_grad(), media, Imitated(media, None, raises=False):
         mean, _ = family.encode_media(torch.empty((1, 3, *size.shape), device=META))
         latents = tuple(mean.shape[1:])
         del mean
@@ -406,15 +405,15 @@ class ShapesAlone(nn.Module):
             return getattr(self.__dict__["_unregistered"][0], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the network on the meta device; fill in what it returns."""
-        args, kwargs = tree_map(_moved, (args, kwargs))
-        with self._ledger, Imitated(self._ledger):
-            found = self._unregistered[0](*args, **kwargs)
+        """Run the network on the meta device, and fill in what it returns.
+
+        Which tokens count is not told: no shape depends on it, and networks look into masks too.
+        """
+        tokens = args[0] if args else kwargs["input_ids"]
+        others = {k: v for k, v in kwargs.items() if k not in ("input_ids", "attention_mask")}
+        with self._ledger, Imitated(self._ledger, None, raises=False):
+            found = self._unregistered[0](tokens.to(META), **others)
         return tree_map(_filled, found)
-
-
-def _moved(value: Any) -> Any:
-    return value.to(META) if isinstance(value, Tensor) else value
 
 
 def _filled(value: Any) -> Any:
@@ -464,7 +463,7 @@ def measure_cost(
         network.enable_gradient_checkpointing(count.checkpoint)
     parameters, weights = _size(network.parameters())
     with _in_place(family, family.denoiser_name, network):
-        setup = assemble(trial(recipe), family, stand_in(encoded, 2, items), OnPaper(), start)
+        setup = assemble(trial(recipe), family, stand_in(encoded, 1, items), OnPaper(), start)
         trained, trained_bytes = _size(trainable(setup.family).values())
         copies = [setup.average, setup.moving, setup.old, None if full else start]
         reference = trained_bytes * sum(copy is not None for copy in copies)
@@ -473,63 +472,56 @@ def measure_cost(
                 reference += _size(base.denoiser.parameters())[1]
         if recipe.reference.kind == "cached":
             draws = recipe.noise.draws or 1
-            setup.cached = np.zeros((2, draws, items), np.float32)
+            setup.cached = np.zeros((1, draws, items), np.float32)
         for value in trainable(setup.family).values():
             value.grad = torch.zeros_like(value)
-        forward = count.of(lambda: _forward(setup))
-        one, two = (count.of(partial(_update, setup, records)) for records in (1, 2))
+        batch = training_batch(setup, [0])
+        network.register_forward_hook(count.note_forward)
+        count.of(lambda: accumulate(setup, batch, 1.0, last=True))
+    # autocast keeps a copy of the weights that are trained for as long as a forward pass lasts
+    fixed = trained_bytes // 2 if recipe.model.precision == "bf16" else 0
     return Cost(
         parameters=parameters,
         trained=trained,
-        forward_flops=forward.flops // items,
-        record_flops=one.flops,
+        forward_flops=count.forward_flops // count.rows,
+        record_flops=count.ledger.flops,
         weights=weights if full else weights + trained_bytes,
         reference=reference,
-        fixed=max(0, 2 * one.peak - two.peak),
-        each=two.peak - one.peak,
-        forward_each=forward.peak,
+        fixed=fixed,
+        each=max(0, count.ledger.peak - fixed),
     )
 
 
-def _forward(setup: Setup) -> None:
-    with torch.no_grad():
-        measure(setup.family, _batch(setup, 1))
-
-
-def _update(setup: Setup, records: int) -> None:
-    accumulate(setup, _batch(setup, records), 1.0, last=True)
-
-
-def _batch(setup: Setup, records: int) -> Batch:
-    batch = training_batch(setup, list(range(records)))
-    assert isinstance(batch, Batch)
-    return batch
-
-
 class Count:
-    """Runs work on paper and adds up what it costs on a type of device."""
+    """Runs work on paper and adds up what it costs on a type of device.
+
+    Attributes:
+        ledger: what it added up to.
+        forward_flops: operations of the denoiser's first forward pass.
+        rows: items in that pass.
+    """
 
     def __init__(self, recipe: Recipe, device: str) -> None:
-        self._dtype = torch.bfloat16 if recipe.model.precision == "bf16" else None
-        self._raises = device == "cuda"
-        self._known: dict[Any, Outcome] = {}
-        self._imitated: Imitated | None = None
+        lowered = torch.bfloat16 if recipe.model.precision == "bf16" else None
+        self.ledger = Ledger()
+        self.forward_flops, self.rows = 0, 1
+        self._imitated = Imitated(self.ledger, lowered, raises=device == "cuda")
 
-    def of(self, work: Callable[[], None]) -> Ledger:
-        """Return what work adds up to."""
-        ledger = Ledger(self._known)
-        self._imitated = Imitated(ledger, self._dtype, self._raises)
-        with ledger, self._imitated:
+    def of(self, work: Callable[[], Any]) -> None:
+        """Run work."""
+        with self.ledger, self._imitated:
             work()
-        return ledger
+
+    def note_forward(self, _: nn.Module, __: Any, output: Any) -> None:
+        """Note what the first forward pass took; a forward hook."""
+        if not self.forward_flops:
+            self.forward_flops, self.rows = self.ledger.flops, len(output[0])
 
     def checkpoint(self, module: nn.Module, *args: Any) -> Any:
         """Run a block whose activations are computed again: in backward, where no mode reaches."""
-        imitated = self._imitated
-        assert imitated is not None
 
         def run(*given: Any) -> Any:
-            with imitated:
+            with self._imitated:
                 return module(*given)
 
         return checkpoint(run, *args, use_reentrant=False)

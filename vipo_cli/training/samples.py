@@ -223,7 +223,7 @@ def write_sheet(run: Path) -> None:
         for column, line in enumerate(row):
             sheet.paste(_cell(run, line), (LABEL + column * (CELL + GAP), top))
     with writing(run / "samples.png") as temporary:
-        sheet.save(temporary, format="PNG", optimize=True)
+        sheet.save(temporary, format="PNG", compress_level=3)
 
 
 def _cell(run: Path, line: dict[str, Any]) -> Image.Image:
