@@ -346,7 +346,7 @@ def test_a_lora_that_is_damaged_or_incomplete_is_told(opened, good, tmp_path):
     assert "values are not finite" in error.message
     error = told(opened, tmp_path, good | {a: torch.cat([good[a], good[a]])})
     assert f"ranks do not agree or values are not finite in `{FIRST}`" in error.message
-    assert "holds no tensors" in told(opened, tmp_path, {}).message
+    assert "holds no tensors" in told(opened, tmp_path, {}, a="b").message
     error = told(opened, tmp_path, good | {"unet.other.alpha": torch.tensor(2.0)})
     assert "`unet.other.alpha` stands alone" in error.message
     assert "header cannot be read" in told(opened, tmp_path, good, **{METADATA: "{"}).message
@@ -370,8 +370,9 @@ def test_a_lora_of_another_model_is_told_by_what_does_not_fit(opened, good, tmp_
     assert "does not fit the transformer of this FluxPipeline" in error.message
     assert error.hint == "it was trained on `sd15`: --model sd15"
     error = told(opened, tmp_path, good, "sdxl")
-    assert error.message.endswith(f"{len(error.details)} of its 48 layers") or error.details
-    assert "made for" in error.details[0]
+    assert error.message.endswith("of this StableDiffusionXLPipeline: 16 of its 48 layers")
+    assert error.details[0] == f"`{FIRST}`: made for 16 x 16 x 1 x 1, the layer is 16 x 16"
+    assert error.details[-1] == "and 11 more"
     wan, _ = renamed(random_lora(opened("wan")), "WanPipeline", "kohya")
     assert "is not a LoRA that diffusers reads" in told(opened, tmp_path, wan, "flux").message
     flux, _ = renamed(random_lora(opened("sd3")), "StableDiffusion3Pipeline", "kohya")
@@ -471,7 +472,7 @@ def test_an_exported_file_holds_what_it_was_made_from_and_says_so(
 
 def test_what_was_trained_here_is_exported_without_its_model(good, tmp_path):
     source = write(tmp_path / LORA_FILE, good, **header_of(base="/nowhere/at/all"))
-    assert export_lora(str(tmp_path), "comfyui", tmp_path / "a.safetensors").layers == 24
+    assert export_lora(str(tmp_path), "comfyui", tmp_path / "a.safetensors").layers == 48
     same(read_own(source), layers_of(good, "unet"))
 
 

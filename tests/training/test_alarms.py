@@ -41,7 +41,7 @@ def test_displacement_is_told_when_it_begins_and_when_it_is_over():
     assert share == pytest.approx(0.2, abs=0.01)  # what it was in the middle of the window
     assert 0.25 * math.sin(math.pi * (over.step - WINDOW / 2) / 600) == pytest.approx(0.1, abs=0.01)
     assert "error on winners is +20." in begins.text
-    assert "implicit accuracy of 0.80" in begins.text
+    assert "at an implicit accuracy of 0.8" in begins.text
     assert begins.line.endswith(
         "; to let no step raise the winner's error: vipo train --recipe runs/x/recipe.yaml "
         "--set objective.safeguard=0.9"

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -70,12 +69,23 @@ def alone(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def together(tiny, tmp_path_factory):
-    """All runs on two processes, and what they found; some go on with what one process began."""
-    folder = tmp_path_factory.mktemp("together")
-    names = [*RUNS, *SLICED, *(ZERO if find_spec("deepspeed") else ())]
-    for name in STOPPED:
-        recipe = recipe_of(name, tiny)
-        stop_after(2, train(recipe, new_run(recipe, folder / f"{name}-begun")))
+    """All runs on two processes, and what they found."""
+    return on_two(tmp_path_factory.mktemp("together"), tiny, [*RUNS, *SLICED])
+
+
+@pytest.fixture(scope="module")
+def with_deepspeed(tiny, tmp_path_factory):
+    """The runs for which DeepSpeed shares out the weights."""
+    pytest.importorskip("deepspeed")
+    return on_two(tmp_path_factory.mktemp("deepspeed"), tiny, list(ZERO))
+
+
+def on_two(folder, tiny, names):
+    """Run recipes on two processes; some go on with what one process began."""
+    for name in names:
+        if name in STOPPED:
+            recipe = recipe_of(name, tiny)
+            stop_after(2, train(recipe, new_run(recipe, folder / f"{name}-begun")))
     share(2, SCRIPT, tiny, folder, *names)
     return folder, json.loads((folder / "found.json").read_text())
 
@@ -126,7 +136,7 @@ def test_figures_are_those_of_all_records(name, alone, together):
             assert got[key] == near or got[key] is expected[key], key
 
 
-@pytest.mark.parametrize("name", STOPPED)
+@pytest.mark.parametrize("name", [name for name in STOPPED if name not in ZERO])
 def test_a_checkpoint_of_two_processes_goes_on_with_one(name, alone, together, tmp_path):
     run = shutil.copytree(together[0] / f"{name}-stopped", tmp_path / "run")
     assert checkpoint.latest(run).name == "step-000002"
@@ -135,11 +145,20 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one(name, alone, together, t
     assert_same(alone(name), run)
 
 
-@pytest.mark.parametrize("name", STOPPED)
+@pytest.mark.parametrize("name", [name for name in STOPPED if name not in ZERO])
 def test_a_checkpoint_of_one_process_goes_on_with_two(name, alone, together):
     run = together[0] / f"{name}-begun"
     assert checkpoint.latest(run).name == "step-000003"
     assert_same(alone(name), run)
+
+
+@pytest.mark.slow  # DeepSpeed compiles what it needs when it is first imported
+@pytest.mark.parametrize("name", ZERO)
+def test_deepspeed_comes_to_the_same(name, alone, with_deepspeed, tmp_path):
+    test_two_processes_come_to_the_same_as_one(name, alone, with_deepspeed)
+    test_figures_are_those_of_all_records(name, alone, with_deepspeed)
+    test_a_checkpoint_of_two_processes_goes_on_with_one(name, alone, with_deepspeed, tmp_path)
+    test_a_checkpoint_of_one_process_goes_on_with_two(name, alone, with_deepspeed)
 
 
 def test_checkpoints_hold_the_same_tensors_however_weights_were_held(alone, together):

@@ -363,7 +363,8 @@ def test_a_single_sample_is_right_where_its_gain_has_the_sign_of_its_label():
     present = torch.ones(1, 4, dtype=torch.bool)
     _, right = compare(torch.zeros(1, 4), gain, present, liked)
     assert right.tolist() == [1.0, 0.0, 1.0, 0.5]
-    assert compare(torch.zeros(1, 4), gain, present, torch.ones(4, dtype=torch.bool)) is None
+    margin, _ = compare(torch.zeros(1, 4), gain, present, torch.ones(4, dtype=torch.bool))
+    assert torch.equal(margin, gain[0])
 
 
 # every kind of prediction

@@ -183,13 +183,13 @@ def _train(output: Output, recipe: "Recipe | None", place: Path | None) -> None:
         with stop_requests() as stop:
             work = run_recipe(recipe, run, resume=resume)
             result = output.follow(work, until=lambda: agreed(stop.is_set()))
+        leave()
     except Interrupted as error:
+        leave()
         raise Interrupted(
             "stopped on request; what was trained is saved",
             hint=f"go on: {going_on(run, started_processes() if is_launched() else 1)}",
         ) from error
-    finally:
-        leave()
     output.result(document(recipe, result), _summary(recipe, result), [str(run)])
     if result.broken:
         output.warn(_left_out(result))

@@ -70,11 +70,13 @@ class DiscreteSchedule:
 
     def __init__(self, alphas_cumprod: Float[Tensor, " steps"]) -> None:
         self._signal = alphas_cumprod.clone()
+        self._copies: dict[torch.device, Tensor] = {}
 
     def noise_level(self, time: Float[Tensor, " b"]) -> NoiseLevel:
         """Look the level up."""
-        self._signal = self._signal.to(time.device)  # once: a copy in each step would stall it
-        signal = self._signal[self.step(time)]
+        if time.device not in self._copies:  # once: a copy in each step would stall it
+            self._copies[time.device] = self._signal.to(time.device)
+        signal = self._copies[time.device][self.step(time)]
         return NoiseLevel(signal.sqrt(), (1 - signal).sqrt())
 
     def step(self, time: Float[Tensor, " b"]) -> Tensor:

@@ -26,7 +26,7 @@ def count_last_token(transformer: Any, length: int, times: int) -> None:
     )
 
 
-class RepeatedTokenProcessor(JointAttnProcessor2_0):
+class RepeatedTokenProcessor:
     """Joint attention to a text whose last token stands for several that are alike.
 
     Nothing tells the positions of text apart, so tokens that start alike stay alike, and a softmax
@@ -34,7 +34,7 @@ class RepeatedTokenProcessor(JointAttnProcessor2_0):
     """
 
     def __init__(self, length: int, times: int) -> None:
-        super().__init__()
+        self._usual = JointAttnProcessor2_0()
         self._length = length
         self._bias = math.log(times)
 
@@ -49,7 +49,7 @@ class RepeatedTokenProcessor(JointAttnProcessor2_0):
     ) -> Any:
         """Attend; return the picture's states, and the text's where there is text."""
         if encoder_hidden_states is None or encoder_hidden_states.shape[1] != self._length:
-            return super().__call__(
+            return self._usual(
                 attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
             )
         picture = _heads(attn, hidden_states, "to_q", "to_k", "to_v", "norm_q", "norm_k")

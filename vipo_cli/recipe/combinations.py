@@ -143,15 +143,9 @@ def _sharding(recipe: Recipe) -> Iterator[Wrong]:
         "reference.kind": recipe.reference.kind in ("ema", "copied"),
         "model.start_from": model.start_from is not None and model.train == "lora",
     }
-    sampled = {"loop.kind": recipe.loop.kind != "offline", "run.samples": recipe.run.samples > 0}
     for key in [key for key, given in exchanged.items() if given]:
         yield (
             f"run.sharding: zero3 lets nobody exchange the weights for others, which {key} needs",
-            "--set run.sharding=fsdp",
-        )
-    for key in [key for key, given in sampled.items() if given]:
-        yield (
-            f"run.sharding: zero3 does not sample, and {key} asks for it",
             "--set run.sharding=fsdp",
         )
 

@@ -294,7 +294,7 @@ def centre_latents(vae: Any, seed: int = 2) -> Any:
     pixels = torch.from_numpy(np.stack([_picture(rng) for _ in range(2_000)])).permute(0, 3, 1, 2)
     with torch.no_grad():
         means = torch.cat(
-            [vae.encode(part / 127.5 - 1).latent_dist.mean for part in pixels.split(200)]
+            [vae.encode(part / 127.5 - 1).latent_dist.mean for part in torch.split(pixels, 200)]
         )
     vae.register_to_config(
         shift_factor=round(means.mean().item(), 5), scaling_factor=round(1 / means.std().item(), 5)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -81,7 +81,7 @@ class ClipRecords(DrawnRecords):
         media = [encode_clip(each, FRAMES_PER_SECOND) for each in frames]
         if self._kind != "captions" and rng.random() < self._flip_rate:
             media.reverse()
-        known = {"category": sketch.caption.task}
+        known: dict[str, Any] = {"category": sketch.caption.task}
         if sketch.differs:
             known["differs"] = sketch.differs
         winner, loser = (*media, None)[:2]

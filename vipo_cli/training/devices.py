@@ -72,14 +72,8 @@ def _refuse_launch(recipe: Recipe) -> None:
         RecipeError: a batch that cannot be shared out evenly.
         VipoError: more processes than devices, or a launcher that was told to shard the weights.
     """
-    processes, batch = started_processes(), recipe.optimizer.batch_size
-    if batch % processes:
-        more = -(-batch // processes) * processes
-        raise RecipeError(
-            f"optimizer.batch_size: must be a multiple of the number of processes, "
-            f"got `{batch}` for {processes} processes",
-            hint=f"--set optimizer.batch_size={more}",
-        )
+    processes = started_processes()
+    refuse_uneven(recipe.optimizer.batch_size, processes)
     for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise VipoError(
@@ -93,6 +87,21 @@ def _refuse_launch(recipe: Recipe) -> None:
         raise VipoError(
             f"{local} processes on this machine, which has {devices} GPU{'s' * (devices != 1)}",
             hint=f"--processes {devices} at most",
+        )
+
+
+def refuse_uneven(batch: int, processes: int) -> None:
+    """Refuse a batch that cannot be shared out evenly.
+
+    Raises:
+        RecipeError: says which one could.
+    """
+    if batch % processes:
+        more = -(-batch // processes) * processes
+        raise RecipeError(
+            f"optimizer.batch_size: must be a multiple of the number of processes, "
+            f"got `{batch}` for {processes} processes",
+            hint=f"--set optimizer.batch_size={more}",
         )
 
 
@@ -133,7 +142,10 @@ def _talk() -> Any:
 
 
 def leave() -> None:
-    """Take leave of the other processes, at the end."""
+    """Take leave of the other processes where all have come to the end.
+
+    Who leaves alone may have to wait for an exchange that the others never enter.
+    """
     if _together():
         dist.destroy_process_group()
         _talk.cache_clear()

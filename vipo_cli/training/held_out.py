@@ -58,7 +58,7 @@ def measure_held_out(setup: Setup) -> HeldOutRecord | None:
     )
     interval, gain = clustered_mean(scores, prompts), clustered_mean(gains, prompts)
     return HeldOutRecord(
-        metric="implicit_accuracy" if measured[-1].compares else "error",
+        metric="implicit_accuracy" if _is_compared(held_out) else "error",
         value=interval.value,
         ci95=(interval.low, interval.high),
         n=len(held_out.records),
@@ -74,12 +74,10 @@ class _Measured:
     Attributes:
         scores: right or wrong, or the error, of each, a mean over its draws.
         gains: on the winner of each, likewise.
-        compares: whether the scores are of comparisons.
     """
 
     scores: Floats
     gains: Floats
-    compares: bool
 
 
 def _measure_slice(setup: Setup, held_out: HeldOut, rows: slice) -> _Measured:
@@ -89,31 +87,34 @@ def _measure_slice(setup: Setup, held_out: HeldOut, rows: slice) -> _Measured:
     base = held_out.base[:, rows].transpose(0, 2, 1)
     if isinstance(held_out.data, Trajectories):
         policy, base = policy.mean(0, keepdims=True), base.mean(0, keepdims=True)
-    compared = [
-        compare(torch.from_numpy(p), torch.from_numpy(b), batch.present.cpu(), batch.liked.cpu())
-        for p, b, batch in zip(policy, base, batches, strict=False)
-    ]
-    right = [found[1].numpy() for found in compared if found is not None]
-    return _Measured(
-        scores=np.mean(right or policy[:, 0], 0),
-        gains=(base - policy)[:, 0].mean(0),
-        compares=bool(right),
-    )
+    gains = (base - policy)[:, 0].mean(0)
+    if not _is_compared(held_out):
+        return _Measured(policy[:, 0].mean(0), gains)
+    right = []
+    for own, other, batch in zip(policy, base, batches, strict=False):
+        errors = torch.from_numpy(own), torch.from_numpy(other)
+        right.append(compare(*errors, batch.present.cpu(), batch.liked.cpu())[1].numpy())
+    return _Measured(np.mean(right, 0), gains)
+
+
+def _is_compared(held_out: HeldOut) -> bool:
+    """Return whether there is anything that held-out winners are better than."""
+    data, records = held_out.data, held_out.records
+    if isinstance(data, Trajectories):
+        return True
+    return bool((data.items[records, 1:] >= 0).any() or not data.liked[records].all())
 
 
 def compare(
     policy: Items, reference: Items, present: Tensor, liked: Tensor
-) -> tuple[Tensor, Tensor] | None:
+) -> tuple[Tensor, Tensor]:
     """Return each record's margin, and whether its sign is right, ties counted half.
 
     The margin is how much more the policy gained on the better item than on the worse, averaged
     over all pairs of a list; of a single sample, its gain if it was liked and its loss if not.
-    None for single samples that were all liked, with which nothing is compared.
     """
-    alone = len(present) == 1 or not present[1:].any()
-    if alone and liked.all():
-        return None
-    return margins(policy, reference, present, liked, alone=bool(alone))
+    alone = len(present) == 1 or not bool(present[1:].any())
+    return margins(policy, reference, present, liked, alone=alone)
 
 
 def margins(

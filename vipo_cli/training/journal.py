@@ -4,6 +4,7 @@
     {"step": 250, "held_out": {...}}                  a measurement on records that are kept back
     {"step": 250, "pictures": {...}}                  validation samples against the base's
     {"step": 250, "alarm": {...}}                     something went wrong, or is over
+    {"step": 250, "micro_batch": 4}                   memory did not suffice for more at once
     {"step": 250, "returned_to": 200, "alarm": {...}} what came after step 200 is undone
 
 Nothing is ever taken out of `metrics.jsonl` by a return; who reads it leaves out what was undone
@@ -50,6 +51,7 @@ class Journal:
         self._run = run
         self._trackers = trackers
         self._told: list[str] = []
+        self._together = setup.micro_batch
         self._cause: Alarm | None = None
         lines = from_main(partial(read_lines, run / "metrics.jsonl"))
         self._take_up(lines)
@@ -88,6 +90,18 @@ class Journal:
                 continue
             self._raise(alarm)
         return back
+
+    def note_micro_batch(self, step: int) -> None:
+        """Write down and tell if memory did not suffice for as many records at once as before."""
+        before, now = self._together, self._setup.micro_batch
+        if now == before:
+            return
+        self._together = now
+        self._write({"step": step, "micro_batch": now})
+        self._told.append(
+            f"step {step}: out of memory; from here on {now} records go through the model at once, "
+            f"still {self._recipe.optimizer.batch_size} an update"
+        )
 
     def measure(self, step: int) -> Work[None]:
         """Measure held-out records and draw samples, unless that was done before a stop."""

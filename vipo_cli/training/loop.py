@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vipo_cli.objectives import LabelledErrors
 from vipo_cli.recipe import Recipe
 from vipo_cli.run import Progress
 from vipo_cli.training import checkpoint
@@ -18,6 +19,7 @@ from vipo_cli.training.adapters import provenance_labels
 from vipo_cli.training.batches import micro_batches, training_batch
 from vipo_cli.training.held_out import margins
 from vipo_cli.training.journal import Journal
+from vipo_cli.training.out_of_memory import free_unused, is_out_of_memory, too_much
 from vipo_cli.training.pull import Pull, current_beta, pull, saturation
 from vipo_cli.training.rounds import begin_round, steps_per_round
 from vipo_cli.training.setup import Setup, learning_rate
@@ -135,7 +137,28 @@ def update(setup: Setup, step: int) -> Pending:
 
 
 def _accumulated(setup: Setup, step: int) -> Tensor:
-    """Add up an update's gradient over micro-batches; return the sum of their figures."""
+    """Add up an update's gradient over micro-batches; return the sum of their figures.
+
+    Where memory does not suffice, half as many records go through the model at once from here on,
+    and the update begins anew: its records, times and noise depend on their places alone.
+
+    Raises:
+        VipoError: one record is too much, or other processes may be waiting for this one already.
+    """
+    while True:
+        try:
+            return _in_parts(setup, step)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if setup.micro_batch == 1 or setup.accelerator.num_processes > 1:
+                raise too_much(setup.recipe, setup.micro_batch) from None
+        setup.sharding.forget()
+        setup.micro_batch //= 2
+        free_unused()
+
+
+def _in_parts(setup: Setup, step: int) -> Tensor:
     scale = setup.accelerator.num_processes / setup.recipe.optimizer.batch_size
     parts = micro_batches(setup, step + setup.skipped, setup.micro_batch)
     collected = []
@@ -204,7 +227,7 @@ def _figures(setup: Setup, batch: Batch | StepBatch, measured: Measured, pulled:
         found["reference_w"] = reference[0]
         if len(reference) > 1:
             found["reference_l"] = reference[1]
-        if batch.disliked or not batch.alone:
+        if setup.kind is LabelledErrors or not batch.alone:
             margin, found["implicit_accuracy"] = margins(
                 policy, reference, batch.present, batch.liked, alone=batch.alone
             )
@@ -259,6 +282,7 @@ def steps(
                     yield from begin_round(setup, run, number)
                 waiting.append(update(setup, done))
                 done += 1
+                journal.note_micro_batch(done)
                 records, back = [], None
                 while back is None and len(waiting) > _unread(setup, done):
                     records.append(waiting.popleft().record(read))

@@ -1,7 +1,7 @@
 """From a recipe to all that a step needs: model, adapters, reference, data, optimizer."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from vipo_cli.objectives import (
 from vipo_cli.recipe import Recipe
 from vipo_cli.training.adapters import make_trainable
 from vipo_cli.training.cache import EncodedData
+from vipo_cli.training.optimizers import make_optimizer
 from vipo_cli.training.prompts import Prompts, sample_count
 from vipo_cli.training.reference import Snapshot
 from vipo_cli.training.sharding import Sharding, choose_sharding
@@ -197,15 +198,6 @@ def assemble(
         typical_margin=torch.zeros((), device=accelerator.device),
         accelerator=accelerator,
         micro_batch=recipe.optimizer.micro_batch or recipe.optimizer.batch_size,
-    )
-
-
-def make_optimizer(recipe: Recipe, weights: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """Return the optimizer of some weights."""
-    return torch.optim.AdamW(
-        weights,
-        lr=recipe.optimizer.learning_rate,
-        weight_decay=recipe.optimizer.weight_decay,
     )
 
 

@@ -63,6 +63,9 @@ class Sharding(Protocol):
     def update(self, max_norm: float) -> Tensor:
         """Clip the gradient, follow it and forget it; return its norm before."""
 
+    def forget(self) -> None:
+        """Forget the gradient."""
+
     def gathered(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return trained weights or snapshots of them whole, on the CPU; nothing but in main."""
 
@@ -128,6 +131,10 @@ class Whole:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
+
+    def forget(self) -> None:
+        """Let go of the gradient."""
+        self.optimizer.zero_grad()
 
     def gathered(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return them as they are."""
@@ -197,6 +204,10 @@ class Fsdp:
         self.optimizer.zero_grad()
         whole: Tensor = norm.full_tensor()
         return whole
+
+    def forget(self) -> None:
+        """Let go of the gradient."""
+        self.optimizer.zero_grad()
 
     def gathered(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Put the slices of one tensor after the other together."""
@@ -292,6 +303,10 @@ class Zero:
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
         return torch.as_tensor(norm, device=self._accelerator.device).detach().float()
+
+    def forget(self) -> None:
+        """Let go of the gradient."""
+        self._engine.zero_grad()
 
     def gathered(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Put the shares of one tensor after the other together; snapshots are whole."""

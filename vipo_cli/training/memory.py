@@ -1,0 +1,148 @@
+"""What fits into memory: records that go through the model at once, and whether activations stay.
+
+What an update needs is counted on paper (`cost`) before any weight is read. A model small enough
+never to be short of memory is not counted.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vipo_cli.errors import VipoError
+from vipo_cli.models.family import Family
+from vipo_cli.models.lora_files import Lora
+from vipo_cli.models.sample import size_of
+from vipo_cli.recipe import Recipe
+from vipo_cli.training.cache import EncodedData
+from vipo_cli.training.cost import Cost, Encodings, measure_cost
+from vipo_cli.training.optimizers import STATE
+from vipo_cli.training.out_of_memory import ways_to_need_less
+
+SMALL = 10**8
+"""Weights of a denoiser that is not worth counting."""
+MARGIN = 1.15
+"""What is needed is at least this many times what was counted: allocators leave gaps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How an update is made to fit.
+
+    Attributes:
+        micro_batch: records that go through the model at once.
+        checkpointing: whether activations are computed again instead of being kept.
+        needed: bytes of an update, as counted; None where nothing was counted.
+        available: bytes that are free for it.
+    """
+
+    micro_batch: int
+    checkpointing: bool
+    needed: int | None = None
+    available: int | None = None
+
+
+def fit(
+    recipe: Recipe,
+    family: Family,
+    encoded: EncodedData,
+    accelerator: Any,
+    start: Lora | None = None,
+) -> Fit:
+    """Choose what the recipe leaves open: as many records at once as fit, activations kept if so.
+
+    Args:
+        recipe: what is asked for.
+        family: opened, its denoiser without weights.
+        encoded: the data, whose largest pictures or clips decide.
+        accelerator: on whose device it has to fit.
+        start: the LoRA that training goes on from.
+
+    Raises:
+        VipoError: not even one record fits.
+    """
+    chosen, model = recipe.optimizer, recipe.model
+    share = chosen.batch_size // accelerator.num_processes
+    asked = min(chosen.micro_batch or share, share)
+    told = chosen.micro_batch is not None and model.checkpointing != "auto"
+    parameters = sum(weight.numel() for weight in family.denoiser.parameters())
+    if told or parameters < SMALL:
+        return Fit(asked, model.checkpointing == "on")
+    looks = _largest(family, encoded)
+    available = free_memory(accelerator.device)
+    settings = {"on": (True,), "off": (False,), "auto": (False, True)}[model.checkpointing]
+    least = 0
+    for checkpointing in settings:
+        cost = measure_cost(
+            recipe,
+            family,
+            looks,
+            items=max(2, encoded.items.shape[1]),
+            checkpointing=checkpointing,
+            start=start,
+            device=accelerator.device.type,
+        )
+        records = int((available / MARGIN - standing(recipe, cost)) // max(1, cost.each))
+        records = min(records, asked)
+        least = int(MARGIN * (standing(recipe, cost) + cost.each * (chosen.micro_batch or 1)))
+        if records >= (asked if chosen.micro_batch else 1):
+            needed = int(MARGIN * (standing(recipe, cost) + cost.each * records))
+            return Fit(records, checkpointing, needed, available)
+    raise VipoError(
+        f"an update of `{model.name}` needs about {least / 1e9:.1f} GB, "
+        f"and {available / 1e9:.1f} GB are free",
+        hint=ways_to_need_less(recipe) or "a device with more memory",
+    )
+
+
+def _largest(family: Family, encoded: EncodedData) -> Encodings:
+    """Return what the largest of the encoded pictures or clips looks like."""
+    row = int(np.prod(encoded.mean.shapes, axis=1).argmax())
+    one = np.array([row])
+    return Encodings(
+        size=size_of(family, encoded.mean.shape(row)),
+        latents=encoded.mean.shape(row),
+        condition=encoded.condition(np.array([-1])),
+        media_condition=encoded.media_condition(one),
+        media_flops=0,
+        prompt_flops=0,
+        media_peak=0,
+        encoder_weights=0,
+        decoder_weights=0,
+    )
+
+
+def standing(recipe: Recipe, cost: Cost) -> int:
+    """Return the bytes that an update needs whatever the number of records: weights and so on."""
+    gradient = 4 * cost.trained
+    kept = int(STATE[recipe.optimizer.name] * cost.trained)
+    return cost.weights + gradient + kept + cost.reference + cost.fixed
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on a device; on a CPU, what the system or a container has."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(_free_in_system(), _free_in_container())
+
+
+def _free_in_system() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not a Linux
+        return 2**62
+    found = dict(line.split(":") for line in lines)
+    return int(found["MemAvailable"].split()[0]) * 1024
+
+
+def _free_in_container() -> int:
+    place = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (
+            (place / f"memory.{what}").read_text().strip() for what in ("max", "current")
+        )
+    except OSError:
+        return 2**62
+    return 2**62 if limit == "max" else int(limit) - int(used)

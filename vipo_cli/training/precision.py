@@ -1,0 +1,42 @@
+"""How the denoiser computes: what it keeps of a forward pass, in which layout, compiled or not."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from vipo_cli.recipe import Recipe
+
+
+def set_up(recipe: Recipe, denoiser: nn.Module, device: torch.device) -> None:
+    """Let a denoiser compute as the recipe says; its weights are loaded and adapted.
+
+    Args:
+        recipe: its precision and whether blocks are compiled.
+        denoiser: changed in place.
+        device: that it computes on.
+    """
+    if device.type == "cuda":
+        if recipe.model.precision == "bf16":  # what is left in float32 may use tensor cores too
+            torch.set_float32_matmul_precision("high")
+        if any(isinstance(module, nn.Conv2d) for module in denoiser.modules()):
+            denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recipe.model.compile:
+        compile_blocks(denoiser)
+
+
+def compile_blocks(denoiser: Any) -> None:
+    """Compile the blocks that a denoiser repeats; which those are, diffusers' classes say.
+
+    The first forward pass of each shape waits for the compiler, and so does the first with the
+    adapters off; after that nothing is compiled again.
+    """
+    names = getattr(denoiser, "_repeated_blocks", None) or denoiser._no_split_modules
+    for module in denoiser.modules():
+        if type(module).__name__ in names:
+            module.compile()
+
+
+def keep_less(denoiser: Any) -> None:
+    """Compute activations again in the backward pass instead of keeping them."""
+    denoiser.enable_gradient_checkpointing()
