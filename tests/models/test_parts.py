@@ -41,6 +41,9 @@ def test_parts_come_and_go(tiny):
     assert not family.denoiser.training
     release_parts(family, ["vae"])
     assert family.pipeline.vae is None
+    load_parts(family, ["vae"], dtype=torch.bfloat16, device="cpu")
+    assert family.pipeline.vae.dtype == torch.float32
+    release_parts(family, ["vae"])
     assert encoder_parts(family) == ("text_encoder", "vae")
 
 

@@ -8,6 +8,7 @@ before any weight is read.
 import json
 from collections.abc import Iterable
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ def open_pipeline(folder: Path, name: str) -> Any:
         ) from error
 
 
-def load_parts(family: Family, parts: Iterable[str], *, dtype: Any, device: Any) -> None:
+def load_parts(
+    family: Family, parts: Iterable[str], *, dtype: Any, device: Any, quantization: Any = None
+) -> None:
     """Load some networks of a family with their weights, frozen.
 
     An autoencoder that asks to be upcast is kept in float32: in half precision it overflows.
@@ -70,6 +73,7 @@ def load_parts(family: Family, parts: Iterable[str], *, dtype: Any, device: Any)
         parts: what the pipeline calls them.
         dtype: of the weights.
         device: where they go.
+        quantization: diffusers' configuration for the denoiser's weights.
 
     Raises:
         ModelError: weights are missing, damaged, or belong to another architecture.
@@ -79,10 +83,13 @@ def load_parts(family: Family, parts: Iterable[str], *, dtype: Any, device: Any)
     index = _listed(read_index(family.folder))
     for part in parts:
         found = _class_of(*index[part])
-        config = getattr(getattr(family.pipeline, part), "config", None)
-        upcast = part == "vae" and getattr(config, "force_upcast", False)
-        network = _with_weights(found, family.folder, part, torch.float32 if upcast else dtype)
-        put_part(family, part, network.requires_grad_(False).eval().to(device))
+        options: dict[str, Any] = {"dtype": dtype}
+        if _asks_to_be_upcast(found, family.folder / part):
+            options = {"dtype": torch.float32}
+        if quantization is not None and part == family.denoiser_name:
+            options |= {"quantization_config": quantization, "device_map": {"": device}}
+        network = _with_weights(found, family.folder, part, options).requires_grad_(False).eval()
+        put_part(family, part, network if "device_map" in options else network.to(device))
 
 
 def put_part(family: Family, part: str, network: Any) -> None:
@@ -182,13 +189,18 @@ def _from_configuration(found: Any, place: Path) -> Any:
     return found.from_config(found.load_config(place))
 
 
-def _with_weights(found: Any, folder: Path, part: str, dtype: Any) -> Any:
+def _asks_to_be_upcast(found: Any, place: Path) -> bool:
+    usual = signature(found.__init__).parameters.get("force_upcast")
+    return usual is not None and found.load_config(place).get("force_upcast", usual.default)
+
+
+def _with_weights(found: Any, folder: Path, part: str, options: dict[str, Any]) -> Any:
     """Load one network and refuse weights that leave a part of it random."""
     from safetensors import SafetensorError
 
     try:
         network, report = found.from_pretrained(
-            folder / part, use_safetensors=True, dtype=dtype, output_loading_info=True
+            folder / part, use_safetensors=True, output_loading_info=True, **options
         )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise broken_part(str(folder), part, error) from error

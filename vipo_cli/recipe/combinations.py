@@ -25,6 +25,7 @@ Wrong = tuple[str, str | None]
 def wrong_combinations(recipe: Recipe) -> Iterator[Wrong]:
     """Yield a line and a hint for each combination that cannot work."""
     yield from _adapters(recipe)
+    yield from _quantized(recipe)
     yield from _times(recipe)
     yield from _references(recipe)
     yield from _composed(recipe)
@@ -46,6 +47,22 @@ def _adapters(recipe: Recipe) -> Iterator[Wrong]:
                 f"model.{key}: the LoRA of model.start_from has its own, and keeps it",
                 f"leave model.{key} out",
             )
+
+
+def _quantized(recipe: Recipe) -> Iterator[Wrong]:
+    model = recipe.model
+    if model.quantize == "none":
+        return
+    if model.train == "full":
+        yield (
+            "model.quantize: weights that are trained cannot be quantised",
+            "--set model.train=lora",
+        )
+    if recipe.reference.kind == "cached":
+        yield (
+            "model.quantize: cached errors are named by weights as they are in the file",
+            "--set reference.kind=base",
+        )
 
 
 def _times(recipe: Recipe) -> Iterator[Wrong]:

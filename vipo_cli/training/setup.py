@@ -30,6 +30,7 @@ from vipo_cli.recipe import Recipe
 from vipo_cli.training.adapters import make_trainable
 from vipo_cli.training.cache import EncodedData
 from vipo_cli.training.optimizers import make_optimizer
+from vipo_cli.training.precision import quantization
 from vipo_cli.training.prompts import Prompts, sample_count
 from vipo_cli.training.reference import Snapshot
 from vipo_cli.training.sharding import Sharding, choose_sharding
@@ -136,7 +137,13 @@ def load_denoiser(recipe: Recipe, family: Family, accelerator: Any) -> None:
     """
     dtype = torch.float32 if recipe.model.train == "full" else frozen_type(recipe)
     place = choose_sharding(recipe, accelerator).place()
-    load_parts(family, [family.denoiser_name], dtype=dtype, device=place)
+    load_parts(
+        family,
+        [family.denoiser_name],
+        dtype=dtype,
+        device=place,
+        quantization=quantization(recipe, accelerator.device),
+    )
     if recipe.loop.kind != "offline" or sample_count(recipe):
         load_parts(family, ["vae"], dtype=dtype, device=accelerator.device)
 
