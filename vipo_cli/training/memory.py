@@ -36,12 +36,14 @@ class Fit:
         checkpointing: whether activations are computed again instead of being kept.
         needed: bytes of an update, as counted; None where nothing was counted.
         available: bytes that are free for it.
+        cost: what was counted.
     """
 
     micro_batch: int
     checkpointing: bool
     needed: int | None = None
     available: int | None = None
+    cost: Cost | None = None
 
 
 def fit(
@@ -51,12 +53,12 @@ def fit(
     accelerator: Any,
     start: Lora | None = None,
 ) -> Fit:
-    """Choose what the recipe leaves open: as many records at once as fit, activations kept if so.
+    """Choose what the recipe leaves open, for the largest of the encoded pictures or clips.
 
     Args:
         recipe: what is asked for.
         family: opened, its denoiser without weights.
-        encoded: the data, whose largest pictures or clips decide.
+        encoded: the data.
         accelerator: on whose device it has to fit.
         start: the LoRA that training goes on from.
 
@@ -64,13 +66,46 @@ def fit(
         VipoError: not even one record fits.
     """
     chosen, model = recipe.optimizer, recipe.model
-    share = chosen.batch_size // accelerator.num_processes
-    asked = min(chosen.micro_batch or share, share)
     told = chosen.micro_batch is not None and model.checkpointing != "auto"
-    parameters = sum(weight.numel() for weight in family.denoiser.parameters())
-    if told or parameters < SMALL:
-        return Fit(asked, model.checkpointing == "on")
-    looks = _largest(family, encoded)
+    if told or is_small(family):
+        return Fit(_asked(recipe, accelerator), model.checkpointing == "on")
+    items = max(2, encoded.items.shape[1])
+    return choose(recipe, family, _largest(family, encoded), items, accelerator, start)
+
+
+def is_small(family: Family) -> bool:
+    """Return whether a model is too small to be short of memory."""
+    return sum(weight.numel() for weight in family.denoiser.parameters()) < SMALL
+
+
+def _asked(recipe: Recipe, accelerator: Any) -> int:
+    share = recipe.optimizer.batch_size // accelerator.num_processes
+    return min(recipe.optimizer.micro_batch or share, share)
+
+
+def choose(
+    recipe: Recipe,
+    family: Family,
+    looks: Encodings,
+    items: int,
+    accelerator: Any,
+    start: Lora | None = None,
+) -> Fit:
+    """Choose as many records at once as fit, their activations kept where that leaves room for one.
+
+    Args:
+        recipe: what is asked for.
+        family: opened, its denoiser without weights.
+        looks: what the records look like.
+        items: how many items a record has.
+        accelerator: on whose device it has to fit.
+        start: the LoRA that training goes on from.
+
+    Raises:
+        VipoError: not even one record fits.
+    """
+    chosen, model = recipe.optimizer, recipe.model
+    asked = _asked(recipe, accelerator)
     available = free_memory(accelerator.device)
     settings = {"on": (True,), "off": (False,), "auto": (False, True)}[model.checkpointing]
     least = 0
@@ -79,7 +114,7 @@ def fit(
             recipe,
             family,
             looks,
-            items=max(2, encoded.items.shape[1]),
+            items=items,
             checkpointing=checkpointing,
             start=start,
             device=accelerator.device.type,
@@ -89,7 +124,7 @@ def fit(
         least = int(MARGIN * (standing(recipe, cost) + cost.each * (chosen.micro_batch or 1)))
         if records >= (asked if chosen.micro_batch else 1):
             needed = int(MARGIN * (standing(recipe, cost) + cost.each * records))
-            return Fit(records, checkpointing, needed, available)
+            return Fit(records, checkpointing, needed, available, cost)
     raise VipoError(
         f"an update of `{model.name}` needs about {least / 1e9:.1f} GB, "
         f"and {available / 1e9:.1f} GB are free",

@@ -349,12 +349,14 @@ class Zero:
             whole = saved(name).to(self._accelerator.device)
             if value is policy.get(name):
                 self._deepspeed.utils.safe_set_full_fp32_param(value, whole)
-            if not hasattr(value, "ds_id"):
+            shared_out = [value] if hasattr(value, "ds_id") else []
+            with self._deepspeed.zero.GatheredParameters(shared_out, modifier_rank=0):
                 value.copy_(whole)
 
     @torch.no_grad()
     def restore_state(self, state: SavedState) -> None:
         """Take this process's share of the moments, and count on."""
+        self._make_room()
         for name, value in trainable(self._family).items():
             for key in MOMENTS:
                 whole = state[name][key].to(self._accelerator.device)
@@ -362,6 +364,19 @@ class Zero:
         steps = max(int(entry["step"]) for entry in state.values())
         for entry in self._inner().state.values():
             entry["step"] = torch.as_tensor(entry["step"]).fill_(steps)
+
+    def _make_room(self) -> None:
+        """Make the state that the first update would make; before, there is none to fill."""
+        inner, stage_2 = self._inner(), self._stage == 2
+        names = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups")
+        for share in getattr(self.optimizer, names[stage_2]):
+            entry = inner.state[share]
+            if not entry:
+                device = share.device if inner.defaults["fused"] else torch.device("cpu")
+                entry["step"] = torch.zeros((), device=device)
+                entry.update({key: torch.zeros_like(share) for key in MOMENTS})
+        if stage_2:
+            self.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
