@@ -28,6 +28,11 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def losses(run):
+    lines = standing(read_lines(run / "metrics.jsonl"))
+    return [line["loss"] for line in lines if "loss" in line]
+
+
 @pytest.fixture
 def spoil(monkeypatch):
     """Return a function that lets the latents of some batches explode, and notes what was read."""
@@ -112,11 +117,7 @@ def test_stopped_around_a_return_equals_not_stopped(returning, spoil, tmp_path, 
         resume = True
     resumed = finish(train(small, run, resume=True))
     assert same(whole.checkpoint, resumed.checkpoint)
-    losses = [
-        [line["loss"] for line in standing(read_lines(each.run / "metrics.jsonl")) if "loss" in line]
-        for each in (whole, resumed)
-    ]
-    assert losses[0] == losses[1]
+    assert losses(whole.run) == losses(resumed.run)
 
 
 @pytest.mark.parametrize("line", ["last", "all"])
@@ -169,7 +170,7 @@ def test_without_the_wish_a_spike_is_told_alone(returning, spoil, tmp_path):
     small = returning(run__on_spike="warn")
     run = new_run(small, tmp_path / "run")
     result = finish(train(small, run))
-    assert [alarm["name"] for alarm in result.alarms][0] == "spike"
+    assert result.alarms[0]["name"] == "spike"
     lines = read_lines(run / "metrics.jsonl")
     assert not any("returned_to" in line for line in lines)
     assert sum("loss" in line for line in lines) == 32

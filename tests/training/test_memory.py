@@ -36,9 +36,9 @@ def needed(recipe, folder, monkeypatch):
     chosen = []
     real = memory.standing
 
-    def standing(asked, cost):
-        found = real(asked, cost)
-        chosen.append((found, cost.each))
+    def standing(asked, cost, processes):
+        found = real(asked, cost, processes)
+        chosen.append((sum(found.values()), cost.each))
         return found
 
     monkeypatch.setattr(memory, "standing", standing)

@@ -4,6 +4,7 @@ import yaml
 from accelerate import init_empty_weights
 
 from perf.public import sd15
+from vipo_cli.errors import RecipeError
 from vipo_cli.models.sd import StableDiffusion
 from vipo_cli.recipe import resolve_recipe
 from vipo_cli.run import finish
@@ -107,3 +108,25 @@ def test_encoding_is_counted_on_paper(tiny):
 def test_a_devices_speed_is_measured(monkeypatch):
     monkeypatch.setattr(plan, "SIDE", 256)
     assert 1e8 < matrix_throughput(torch.device("cpu"), torch.float32) < 1e15
+
+
+def test_of_several_processes_one_is_planned(recipe, counted):
+    asked = recipe("poly-dpo", **{"optimizer.batch_size": 8, "run.sharding": "fsdp"})
+    one, four = finish(plan.plan(asked)), finish(plan.plan(asked, 4))
+    assert four.seconds_per_step == pytest.approx(one.seconds_per_step / 4)
+    assert four.encoding_seconds == one.encoding_seconds
+    assert (one.micro_batch, four.micro_batch) == (8, 2)
+    for part in ("weights", "gradients", "optimizer"):
+        assert four.memory[part] == one.memory[part] // 4
+    assert four.epochs == one.epochs
+    assert "# processes 4, each with 2 pairs of a batch" in four.text(asked)
+    assert "# processes" not in one.text(asked)
+    with pytest.raises(RecipeError, match="multiple of the number of processes, got `8` for 3"):
+        finish(plan.plan(asked, 3))
+
+
+def test_of_several_processes_one_is_tried_with_its_share(recipe):
+    asked = recipe("poly-dpo", **{"optimizer.batch_size": 8})
+    found = finish(plan.plan(asked, 4))
+    assert (found.how, found.micro_batch) == ("measured", 2)
+    assert found.pairs_per_second == pytest.approx(8 / found.seconds_per_step)

@@ -105,7 +105,7 @@ def train(
     if dry_run:
         from vipo_cli.training.plan import plan
 
-        outlook = output.follow(plan(resolved))
+        outlook = output.follow(plan(resolved, processes or started_processes()))
         output.result(outlook.document(resolved), outlook.text(resolved), [])
         return
     _train(output, resolved, out)

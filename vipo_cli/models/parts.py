@@ -5,6 +5,8 @@ whose parts do not fit into memory together can be trained, and what a run will 
 before any weight is read.
 """
 
+import ctypes
+import gc
 import json
 from collections.abc import Iterable
 from importlib import import_module
@@ -90,6 +92,8 @@ def load_parts(
             options |= {"quantization_config": quantization, "device_map": {"": device}}
         network = _with_weights(found, family.folder, part, options).requires_grad_(False).eval()
         put_part(family, part, network if "device_map" in options else network.to(device))
+        del network
+        free_unused()  # the file's numbers, where they were of another type
 
 
 def put_part(family: Family, part: str, network: Any) -> None:
@@ -103,6 +107,22 @@ def release_parts(family: Family, parts: Iterable[str]) -> None:
     """Take networks away, so that their memory is free."""
     for part in parts:
         put_part(family, part, None)
+    free_unused()
+
+
+def free_unused() -> None:
+    """Give back what allocators keep of memory that nobody uses any more.
+
+    A text encoder's weights are small enough for the C library to keep their place for later.
+    """
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def encoder_parts(family: Family) -> tuple[str, ...]:

@@ -6,7 +6,8 @@
 
 As in `vipo_cli.shapes.build`: the first command writes a complete Wan pipeline whose transformer is
 still random, the second trains the transformer with the project's own engine, the third puts the
-result in half precision where the package keeps it.
+result in half precision where the package keeps it. The package holds no `shapes-video` yet: its
+autoencoder has not been trained to the end.
 """
 
 import sys

@@ -458,26 +458,28 @@ def measure_cost(
     full = recipe.model.train == "full"
     network: Any = deepcopy(family.denoiser)
     network.to(META, torch.float32 if full else frozen_type(recipe))
+    # a family may move tables of its own to where it is asked to work, so it is copied too
+    shared = {id(family.pipeline): family.pipeline, id(family.denoiser): network}
     count = Count(recipe, device)
     if checkpointing:
         network.enable_gradient_checkpointing(count.checkpoint)
     parameters, weights = _size(network.parameters())
-    with _in_place(family, family.denoiser_name, network):
-        setup = assemble(trial(recipe), family, stand_in(encoded, 1, items), OnPaper(), start)
-        trained, trained_bytes = _size(trainable(setup.family).values())
-        copies = [setup.average, setup.moving, setup.old, None if full else start]
-        reference = trained_bytes * sum(copy is not None for copy in copies)
-        if full and setup.base is not None:
-            with setup.base() as base:
-                reference += _size(base.denoiser.parameters())[1]
-        if recipe.reference.kind == "cached":
-            draws = recipe.noise.draws or 1
-            setup.cached = np.zeros((1, draws, items), np.float32)
-        for value in trainable(setup.family).values():
-            value.grad = torch.zeros_like(value)
-        batch = training_batch(setup, [0])
-        network.register_forward_hook(count.note_forward)
-        count.of(lambda: accumulate(setup, batch, 1.0, last=True))
+    setup = assemble(
+        trial(recipe), deepcopy(family, shared), stand_in(encoded, 1, items), OnPaper(), start
+    )
+    trained, trained_bytes = _size(trainable(setup.family).values())
+    copies = [setup.average, setup.moving, setup.old, None if full else start]
+    reference = trained_bytes * sum(copy is not None for copy in copies)
+    if full and setup.base is not None:
+        with setup.base() as base:
+            reference += _size(base.denoiser.parameters())[1]
+    if recipe.reference.kind == "cached":
+        setup.cached = np.zeros((1, recipe.noise.draws or 1, items), np.float32)
+    for value in trainable(setup.family).values():
+        value.grad = torch.zeros_like(value)
+    batch = training_batch(setup, [0])
+    network.register_forward_hook(count.note_forward)
+    count.of(lambda: accumulate(setup, batch, 1.0, last=True))
     # autocast keeps a copy of the weights that are trained for as long as a forward pass lasts
     fixed = trained_bytes // 2 if recipe.model.precision == "bf16" else 0
     return Cost(

@@ -207,7 +207,8 @@ def on_main(work: Work[T]) -> Work[T]:
     if process_count() == 1:
         return (yield from work)
     if not is_main():
-        return (yield from _followed())
+        result: T = yield from _followed()
+        return result
     told, stage = -PERIOD, ""
     try:
         while True:
@@ -219,7 +220,7 @@ def on_main(work: Work[T]) -> Work[T]:
                 yield progress
     except StopIteration as end:
         _broadcast(("done", end.value))
-        result: T = end.value
+        result = end.value
         return result
     except VipoError as error:
         _broadcast(("failed", (error.message, error.hint, error.details)))

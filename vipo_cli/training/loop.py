@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vipo_cli.models.parts import free_unused
 from vipo_cli.objectives import LabelledErrors
 from vipo_cli.recipe import Recipe
 from vipo_cli.run import Progress
@@ -19,7 +20,7 @@ from vipo_cli.training.adapters import provenance_labels
 from vipo_cli.training.batches import micro_batches, training_batch
 from vipo_cli.training.held_out import margins
 from vipo_cli.training.journal import Journal
-from vipo_cli.training.out_of_memory import free_unused, is_out_of_memory, too_much
+from vipo_cli.training.out_of_memory import is_out_of_memory, too_much
 from vipo_cli.training.pull import Pull, current_beta, pull, saturation
 from vipo_cli.training.rounds import begin_round, steps_per_round
 from vipo_cli.training.setup import Setup, learning_rate

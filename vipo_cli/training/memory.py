@@ -79,7 +79,7 @@ def is_small(family: Family) -> bool:
 
 
 def _asked(recipe: Recipe, accelerator: Any) -> int:
-    share = recipe.optimizer.batch_size // accelerator.num_processes
+    share: int = recipe.optimizer.batch_size // accelerator.num_processes
     return min(recipe.optimizer.micro_batch or share, share)
 
 
@@ -105,8 +105,10 @@ def choose(
         VipoError: not even one record fits.
     """
     chosen, model = recipe.optimizer, recipe.model
-    asked = _asked(recipe, accelerator)
+    asked, processes = _asked(recipe, accelerator), accelerator.num_processes
     available = free_memory(accelerator.device)
+    if accelerator.device.type == "cpu":
+        available //= processes
     settings = {"on": (True,), "off": (False,), "auto": (False, True)}[model.checkpointing]
     least = 0
     for checkpointing in settings:
@@ -119,11 +121,12 @@ def choose(
             start=start,
             device=accelerator.device.type,
         )
-        records = int((available / MARGIN - standing(recipe, cost)) // max(1, cost.each))
+        fixed = sum(standing(recipe, cost, processes).values())
+        records = int((available / MARGIN - fixed) // max(1, cost.each))
         records = min(records, asked)
-        least = int(MARGIN * (standing(recipe, cost) + cost.each * (chosen.micro_batch or 1)))
+        least = int(MARGIN * (fixed + cost.each * (chosen.micro_batch or 1)))
         if records >= (asked if chosen.micro_batch else 1):
-            needed = int(MARGIN * (standing(recipe, cost) + cost.each * records))
+            needed = int(MARGIN * (fixed + cost.each * records))
             return Fit(records, checkpointing, needed, available, cost)
     raise VipoError(
         f"an update of `{model.name}` needs about {least / 1e9:.1f} GB, "
@@ -149,11 +152,31 @@ def _largest(family: Family, encoded: EncodedData) -> Encodings:
     )
 
 
-def standing(recipe: Recipe, cost: Cost) -> int:
-    """Return the bytes that an update needs whatever the number of records: weights and so on."""
-    gradient = 4 * cost.trained
-    kept = int(STATE[recipe.optimizer.name] * cost.trained)
-    return cost.weights + gradient + kept + cost.reference + cost.fixed
+SHARED_OUT = {
+    "none": (),
+    "fsdp": ("weights", "gradients", "optimizer", "reference"),
+    "zero2": ("gradients", "optimizer"),
+    "zero3": ("weights", "gradients", "optimizer"),
+}
+"""What each process holds but its share of."""
+
+
+def standing(recipe: Recipe, cost: Cost, processes: int) -> dict[str, int]:
+    """Return the bytes that an update needs whatever the number of records, by part.
+
+    Where weights are shared out, all of one block lie together for a while: the margin is for that.
+    """
+    parts = {
+        "weights": cost.weights,
+        "gradients": 4 * cost.trained,
+        "optimizer": int(STATE[recipe.optimizer.name] * cost.trained),
+        "reference": cost.reference,
+        "activations": cost.fixed,
+    }
+    return {
+        name: size // (processes if name in SHARED_OUT[recipe.run.sharding] else 1)
+        for name, size in parts.items()
+    }
 
 
 def free_memory(device: torch.device) -> int:

@@ -1,7 +1,5 @@
 """What happens when a device has no more memory."""
 
-import gc
-
 import torch
 
 from vipo_cli.errors import VipoError
@@ -10,18 +8,14 @@ from vipo_cli.recipe import Recipe
 
 def too_much(recipe: Recipe, micro_batch: int) -> VipoError:
     """Return the error for an update that the device has no memory for."""
-    records = "one record" if micro_batch == 1 else f"{micro_batch} records at once"
+    records, fewer = "one record", ""
+    if micro_batch > 1:
+        records = f"{micro_batch} records at once"
+        fewer = f"--set optimizer.micro_batch={micro_batch // 2}; or "
     return VipoError(
         f"the device has not enough memory for {records} of an update of `{recipe.model.name}`",
-        hint=ways_to_need_less(recipe),
+        hint=fewer + ways_to_need_less(recipe),
     )
-
-
-def free_unused() -> None:
-    """Give back what allocators keep of memory that nobody uses."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -7,6 +7,7 @@ paper, without reading its weights, and set against how fast this device multipl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,9 @@ from vipo_cli.run import Progress, Work
 from vipo_cli.training.adapters import check_adapters
 from vipo_cli.training.buckets import buckets_of
 from vipo_cli.training.cost import Encodings, encodings, stand_in, trial
-from vipo_cli.training.devices import start_accelerator
+from vipo_cli.training.devices import refuse_uneven, start_accelerator
 from vipo_cli.training.loop import update
 from vipo_cli.training.memory import Fit, choose, is_small, standing
-from vipo_cli.training.optimizers import STATE
 from vipo_cli.training.reference import trainable
 from vipo_cli.training.setup import assemble, frozen_type
 from vipo_cli.training.train import peak_memory_bytes
@@ -57,6 +57,7 @@ class Plan:
         available_bytes: free for it; None where it was not asked.
         cache_bytes: on disk, at most.
         samples: pictures that a loop lets the model draw.
+        processes: that share all of it but the encoding; memory is that of one.
     """
 
     trained_parameters: int
@@ -77,6 +78,7 @@ class Plan:
     available_bytes: int | None
     cache_bytes: int
     samples: int
+    processes: int
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -113,6 +115,12 @@ class Plan:
                 f"samples   {self.samples:,} pictures that the model draws itself, "
                 f"{_clock(self.sampling_seconds)} of the time"
             )
+        if self.processes > 1:
+            lines.append(
+                f"processes {self.processes}, each with "
+                f"{recipe.optimizer.batch_size // self.processes} pairs of a batch; memory is that "
+                "of one, and what they exchange is not in the time"
+            )
         lines.append(f"how       {self._how()}")
         lines.append("not seen  whether pictures are broken: vipo data check")
         return recipe.to_yaml() + "".join(f"# {line}\n" for line in lines)
@@ -133,12 +141,17 @@ class Plan:
         )
 
 
-def plan(recipe: Recipe) -> Work[Plan]:
+def plan(recipe: Recipe, processes: int = 1) -> Work[Plan]:
     """Say what a recipe will cost on this machine; nothing is written.
 
+    Of several processes only one is tried, with its share of a batch: what they exchange is not
+    seen.
+
     Raises:
+        RecipeError: a batch that cannot be shared out evenly.
         VipoError: data, model or adapters that cannot be used, or an update that does not fit.
     """
+    refuse_uneven(recipe.optimizer.batch_size, processes)
     pairs = open_pairs(recipe.data.name, recipe.data.parameters)
     yield Progress("counting", 0, 1)
     accelerator = start_accelerator(recipe)
@@ -147,11 +160,12 @@ def plan(recipe: Recipe) -> Work[Plan]:
     size = buckets_of(family, recipe.data).sizes[0]
     looks = encodings(family, size, frozen_type(recipe))
     start = check_adapters(recipe, family)
-    fit = choose(recipe, family, looks, 2, accelerator, start)
+    team = SimpleNamespace(device=accelerator.device, num_processes=processes)
+    fit = choose(recipe, family, looks, 2, team, start)
     if is_small(family):
-        return (yield from _tried(recipe, pairs, looks, fit, accelerator))
+        return (yield from _tried(recipe, pairs, looks, fit, accelerator, processes))
     throughput = matrix_throughput(accelerator.device, frozen_type(recipe))
-    return _estimated(recipe, pairs, looks, fit, throughput, accelerator.num_processes)
+    return _estimated(recipe, pairs, looks, fit, throughput, processes)
 
 
 def _estimated(
@@ -170,8 +184,9 @@ def _estimated(
     per_step = cost.record_flops * batch / processes / speed
     encoding = (2 * looks.media_flops + looks.prompt_flops) * len(pairs) / speed
     samples, passes = _samples(recipe), _passes(recipe)
-    sampling = samples * passes * cost.forward_flops / speed
-    gradient = 4 * cost.trained
+    sampling = samples * passes * cost.forward_flops / speed / processes
+    parts = standing(recipe, cost, processes)
+    parts["activations"] += cost.each * fit.micro_batch
     return Plan(
         trained_parameters=cost.trained,
         parameters=cost.parameters,
@@ -187,39 +202,40 @@ def _estimated(
         encoding_seconds=encoding,
         sampling_seconds=sampling,
         seconds=per_step * steps + encoding + sampling,
-        memory={
-            "weights": cost.weights,
-            "gradients": gradient,
-            "optimizer": int(STATE[recipe.optimizer.name] * cost.trained),
-            "reference": cost.reference,
-            "activations": cost.fixed + cost.each * fit.micro_batch,
-            "margin": (fit.needed or 0) - standing(recipe, cost) - cost.each * fit.micro_batch,
-        },
+        memory=parts | {"margin": (fit.needed or 0) - sum(parts.values())},
         available_bytes=fit.available,
         cache_bytes=_cache_bytes(looks, len(pairs)),
         samples=samples,
+        processes=processes,
     )
 
 
 def _tried(
-    recipe: Recipe, pairs: Sequence[Record], looks: Encodings, fit: Fit, accelerator: Any
+    recipe: Recipe,
+    pairs: Sequence[Record],
+    looks: Encodings,
+    fit: Fit,
+    accelerator: Any,
+    processes: int,
 ) -> Work[Plan]:
-    """Make a few steps on random latents and extrapolate."""
+    """Make a few steps with a process's share of random latents and extrapolate."""
     yield Progress("loading the model", 0, 1)
     cost = fit.cost
     assert cost is not None
     family = load_family(recipe.model.name, recipe.model.precision)
     each = _encoding_seconds(family, looks)
     batch, steps = recipe.optimizer.batch_size, recipe.run.steps
-    setup = assemble(trial(_live(recipe)), family, stand_in(looks, batch, 2), accelerator)
+    share = batch // processes
+    own = trial(_live(_with_batch(recipe, share)))
+    setup = assemble(own, family, stand_in(looks, share, 2), accelerator)
     taken = []
     for step in range(TRIAL_STEPS):
         taken.append(update(setup, step).record().seconds)
         yield Progress("trial steps", step + 1, TRIAL_STEPS)
     per_step = float(np.median(taken[1:]))
     encoding, samples = each * 2 * len(pairs), _samples(recipe)
-    forward = per_step / batch * cost.forward_flops / cost.record_flops
-    sampling = samples * _passes(recipe) * forward
+    forward = per_step / share * cost.forward_flops / cost.record_flops
+    sampling = samples * _passes(recipe) * forward / processes
     return Plan(
         trained_parameters=sum(value.numel() for value in trainable(setup.family).values()),
         parameters=cost.parameters,
@@ -239,7 +255,13 @@ def _tried(
         available_bytes=None,
         cache_bytes=_cache_bytes(looks, len(pairs)),
         samples=samples,
+        processes=processes,
     )
+
+
+def _with_batch(recipe: Recipe, size: int) -> Recipe:
+    smaller = recipe.optimizer.model_copy(update={"batch_size": size})
+    return recipe.model_copy(update={"optimizer": smaller})
 
 
 def _live(recipe: Recipe) -> Recipe:
