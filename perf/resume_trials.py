@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 SMALL = {
     "run.steps": 8, "run.checkpoint_every": 2, "run.held_out_every": 4, "optimizer.batch_size": 4,
     "optimizer.learning_rate": 1e-3, "data.pairs": 24, "data.held_out": 6, "model.ema": 0.9,
+    "model.precision": "fp32",
 }  # fmt: skip
 ROUNDS = {"loop.rounds": 2, "loop.prompts": 8, "loop.sampling_steps": 3, "loop.guidance": 1.0}
 OBJECTIVES: dict[str, dict[str, Any]] = {

@@ -230,7 +230,7 @@ def compare(name: str, place: Path, steps: int, batch: int) -> dict[str, Any]:
     settings = {
         "data.held_out": 0, "optimizer.batch_size": batch, "optimizer.micro_batch": batch,
         "optimizer.learning_rate": 1e-4, "noise.draws": 1, "run.samples": 0, "data.buckets": False,
-        "model.checkpointing": "off",
+        "model.checkpointing": "off", "model.precision": "fp32",
     }  # fmt: skip
     records = open_pairs(str(data), {})
     setups, began = {}, {}

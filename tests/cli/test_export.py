@@ -40,7 +40,11 @@ def test_a_run_is_exported_in_all_three_modes(vipo, run, tmp_path, monkeypatch):
     assert document.keys() == {
         "file", "source", "pipeline", "to", "names", "layers", "rank", "alpha", "bytes",
     }  # fmt: skip
-    assert (document["file"], document["names"], document["layers"]) == ("a.safetensors", "kohya", 1)
+    assert (document["file"], document["names"], document["layers"]) == (
+        "a.safetensors",
+        "kohya",
+        1,
+    )
     assert vipo("export", str(run), "--to", "peft", "-q") == (0, "poly-peft.safetensors\n", "")
 
 

@@ -24,6 +24,7 @@ VIPO = Path(sys.executable).with_name("vipo")
 FEW = ("--set", "data.pairs=24", "--set", "data.held_out=6")
 SMALL = (
     "--steps", 2, "--set", "optimizer.batch_size=4", "--set", "run.checkpoint_every=1",
+    "--set", "model.precision=fp32",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from vipo_cli.training.train import new_run, train
 
 PROMPTS = ["a red circle", "two blue squares"]
 SMALL = {
+    "model.precision": "fp32",
     "data.pairs": 4,
     "data.held_out": 0,
     "objective.alpha": 0.0,

@@ -3,6 +3,7 @@ import pytest
 from vipo_cli.recipe import resolve_recipe
 
 SMALL = {
+    "model.precision": "fp32",
     "data.pairs": 40,
     "data.held_out": 12,
     "optimizer.batch_size": 4,

@@ -60,6 +60,7 @@ def adapted(folder, precision="fp32", **model):
     """Return a family with fresh adapters, and the recipe that they are of."""
     family = load_family(str(folder), precision)
     settings = {f"model.{key}": value for key, value in model.items()}
+    settings["model.precision"] = precision
     recipe = resolve_recipe(None, model=str(folder), settings=settings)
     return family, recipe
 
@@ -285,9 +286,7 @@ def test_cached_errors_of_the_reference_belong_to_the_lora(recipe, first, tmp_pa
         "run__steps": 2, "data__held_out": 0,
     }  # fmt: skip
     cached = recipe(model__start_from=str(first.run), **settings)
-    small = recipe(
-        model__start_from=str(first.run), noise__draws=2, run__steps=2, data__held_out=0
-    )
+    small = recipe(model__start_from=str(first.run), noise__draws=2, run__steps=2, data__held_out=0)
     runs = [finish(train(each, new_run(each, tmp_path / name))) for each, name in (
         (cached, "cached"), (small, "measured"),
     )]  # fmt: skip
@@ -312,7 +311,11 @@ def test_a_lora_to_start_from_goes_with_other_references_and_ways_backward(
     recipe, first, tmp_path, settings
 ):
     small = recipe(
-        "diffusion-dpo", model__start_from=str(first.run), run__steps=2, data__held_out=4, **settings
+        "diffusion-dpo",
+        model__start_from=str(first.run),
+        run__steps=2,
+        data__held_out=4,
+        **settings,
     )
     result = finish(train(small, new_run(small, tmp_path / "run")))
     losses = [line for line in read_lines(result.run / "metrics.jsonl") if "loss" in line]

@@ -28,6 +28,7 @@ from vipo_cli.training.trajectory import Trajectories
 
 NAN = float("nan")
 LOOP = {
+    "model.precision": "fp32",
     "optimizer.batch_size": 2,
     "optimizer.learning_rate": 1e-3,
     "run.steps": 4,

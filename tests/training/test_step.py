@@ -23,7 +23,9 @@ def setup(tiny, tmp_path_factory):
     from vipo_cli.data.sources import open_pairs
     from vipo_cli.recipe import resolve_recipe
 
-    settings = {"data.pairs": 12, "data.held_out": 4, "optimizer.batch_size": 4}
+    settings = {
+        "model.precision": "fp32", "data.pairs": 12, "data.held_out": 4, "optimizer.batch_size": 4,
+    }  # fmt: skip
     recipe = resolve_recipe(None, model=str(tiny), method="diffusion-dpo", settings=settings)
     records = open_pairs("shapes", recipe.data.parameters)
     return finish(prepare(recipe, records, tmp_path_factory.mktemp("run")))

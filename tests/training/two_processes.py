@@ -13,6 +13,7 @@ from vipo_cli.training import devices
 from vipo_cli.training.train import new_run, read_run, train
 
 SMALL = {
+    "model.precision": "fp32",
     "data.pairs": 28, "data.held_out": 8, "optimizer.batch_size": 4, "run.steps": 3,
     "run.checkpoint_every": 3, "optimizer.learning_rate": 1e-3, "data.size": [32, 32],
 }  # fmt: skip

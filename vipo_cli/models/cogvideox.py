@@ -133,4 +133,11 @@ def cogvideox_5b() -> ModelSpec:
 
 
 def _spec(name: str, source: str, licence: str) -> ModelSpec:
-    return ModelSpec(name, source, sampling_steps=50, guidance=6.0, licence=licence)
+    return ModelSpec(
+        name,
+        source,
+        recipe="families/cogvideox",
+        sampling_steps=50,
+        guidance=6.0,
+        licence=licence,
+    )

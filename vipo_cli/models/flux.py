@@ -129,6 +129,7 @@ def flux_dev() -> ModelSpec:
     return ModelSpec(
         "flux-dev",
         "black-forest-labs/FLUX.1-dev",
+        recipe="families/flux",
         sampling_steps=50,
         guidance=3.5,
         licence="FLUX.1 [dev] Non-Commercial License",

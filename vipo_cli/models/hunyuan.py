@@ -160,6 +160,7 @@ def hunyuan_video() -> ModelSpec:
     return ModelSpec(
         "hunyuan-video",
         "hunyuanvideo-community/HunyuanVideo",
+        recipe="families/hunyuan",
         sampling_steps=50,
         guidance=6.0,
         licence="Tencent Hunyuan Community License",

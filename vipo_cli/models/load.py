@@ -67,6 +67,17 @@ FAMILIES = {
 }
 """Pipeline class in `model_index.json` to the adapter that trains it."""
 
+RECIPES = {
+    "StableDiffusionPipeline": "families/sd",
+    "StableDiffusionXLPipeline": "families/sdxl",
+    "StableDiffusion3Pipeline": "families/sd3",
+    "FluxPipeline": "families/flux",
+    "WanPipeline": "families/wan",
+    "CogVideoXPipeline": "families/cogvideox",
+    "HunyuanVideoPipeline": "families/hunyuan",
+}
+"""Pipeline class to the recipe that training a folder or hub id of that kind starts from."""
+
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -86,10 +97,20 @@ def find_model(name: str) -> ModelSpec:
                 f"`{name}` holds no diffusers pipeline: `model_index.json` is missing",
                 hint="give the folder that `pipeline.save_pretrained` wrote",
             )
-        return ModelSpec(name, str(folder))
+        return ModelSpec(name, str(folder), RECIPES.get(str(read_index(folder)["_class_name"])))
     if HUB_ID.fullmatch(name):
-        return ModelSpec(name, name)
+        return ModelSpec(name, name, _cached_recipe(name))
     raise UnknownName("model", name, models.names())
+
+
+def _cached_recipe(repository: str) -> str | None:
+    """Return the recipe to start from for a hub id that is on this machine; None for others."""
+    from huggingface_hub import try_to_load_from_cache
+
+    index = try_to_load_from_cache(repository, "model_index.json")
+    if not isinstance(index, str):
+        return None
+    return RECIPES.get(str(read_index(Path(index).parent)["_class_name"]))
 
 
 def load_pipeline(spec: ModelSpec) -> Any:

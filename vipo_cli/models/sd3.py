@@ -171,6 +171,7 @@ def sd35_medium() -> ModelSpec:
     return ModelSpec(
         "sd35-medium",
         "stabilityai/stable-diffusion-3.5-medium",
+        recipe="families/sd3",
         sampling_steps=40,
         guidance=4.5,
         licence="Stability AI Community License",
@@ -182,6 +183,7 @@ def sd35_large() -> ModelSpec:
     return ModelSpec(
         "sd35-large",
         "stabilityai/stable-diffusion-3.5-large",
+        recipe="families/sd3",
         sampling_steps=28,
         guidance=3.5,
         licence="Stability AI Community License",

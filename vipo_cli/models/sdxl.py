@@ -85,6 +85,7 @@ def sdxl() -> ModelSpec:
     return ModelSpec(
         "sdxl",
         "stabilityai/stable-diffusion-xl-base-1.0",
+        recipe="families/sdxl",
         sampling_steps=50,
         guidance=5.0,
         licence="CreativeML Open RAIL++-M",

@@ -143,4 +143,11 @@ def wan_14b() -> ModelSpec:
 
 
 def _spec(name: str, source: str) -> ModelSpec:
-    return ModelSpec(name, source, sampling_steps=50, guidance=5.0, licence="Apache-2.0")
+    return ModelSpec(
+        name,
+        source,
+        recipe="families/wan",
+        sampling_steps=50,
+        guidance=5.0,
+        licence="Apache-2.0",
+    )
