@@ -324,8 +324,9 @@ def test_a_lora_to_start_from_goes_with_other_references_and_ways_backward(
 
 
 def test_a_lora_that_does_not_fit_is_told_before_anything_is_encoded(recipe, tmp_path):
-    save_file({"unet.nowhere.lora_A.weight": torch.ones(2, 3),
-               "unet.nowhere.lora_B.weight": torch.ones(3, 2)}, tmp_path / "other.safetensors")  # fmt: skip
+    weights = {"A": torch.ones(2, 3), "B": torch.ones(3, 2)}
+    named = {f"unet.nowhere.lora_{side}.weight": value for side, value in weights.items()}
+    save_file(named, tmp_path / "other.safetensors")
     small = recipe(model__start_from=str(tmp_path / "other.safetensors"))
     run = new_run(small, tmp_path / "run")
     seen = []

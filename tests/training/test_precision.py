@@ -72,6 +72,4 @@ def test_quantised_weights_need_a_gpu(recipe, tmp_path, kind):
 def test_what_is_trained_cannot_be_quantised(recipe):
     with pytest.raises(RecipeError) as raised:
         recipe(**{"model.quantize": "nf4", "model.train": "full"})
-    assert raised.value.details == (
-        "model.quantize: weights that are trained cannot be quantised",
-    )
+    assert raised.value.details == ("model.quantize: weights that are trained cannot be quantised",)

@@ -247,7 +247,7 @@ def _convert(file: Path, tensors: Mapping[str, Tensor], pipeline: Any) -> dict[s
 
 
 def _at_full_strength(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Multiply `up` by alpha / rank wherever an alpha stands beside a layer, and make that the rank.
+    """Multiply `up` by alpha / rank wherever a layer has an alpha, and make that the rank.
 
     Some converters apply alpha, some hand it on, some insist on it: now all come to the same.
     """

@@ -102,7 +102,7 @@ class Cost:
     each: int
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operations, and the bytes of tensors on the meta device while they are alive.
 
     Storage that an operation returns is new unless it took it; it is gone when autograd and Python
@@ -118,7 +118,7 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = self.live = self.peak = 0
         self._known: dict[Any, Outcome] = {}
         self._storages: dict[int, tuple[int, weakref.ref[Any]]] = {}
@@ -331,7 +331,7 @@ class OnPaper:
 
     def backward(self, loss: Tensor) -> None:
         """Go backward."""
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def reduce(self, values: Tensor, *_: Any, **__: Any) -> Tensor:
         """Return one process's values."""
