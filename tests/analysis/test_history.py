@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from tests.analysis.runs import held_out, steps, winners_alone, without
-from vipo_cli.analysis.history import moving_mean, moving_median, read_history
+from vipo_cli.analysis.history import (
+    moving_mean,
+    moving_median,
+    read_history,
+    skipped_steps,
+    standing,
+    up_to,
+)
 
 
 def test_columns_and_displacements():
@@ -69,3 +76,42 @@ def test_moving_median():
     values = np.array([1.0, 1, 100, 1, 1])
     assert moving_median(values, 3).tolist() == [1, 1, 1, 1, 1]
     assert moving_median(np.array([1.0, 3]), 3).tolist() == [2, 2]
+
+
+def back(step, to):
+    return {"step": step, "returned_to": to, "alarm": {"name": "spike", "begins": True}}
+
+
+def made(first, last):
+    return [{"step": step} for step in range(first, last + 1)]
+
+
+def test_what_a_return_undoes_does_not_count():
+    lines = [*made(1, 7), back(7, 4), *made(5, 6), back(6, 4), *made(5, 8)]
+    kept = [line["step"] for line in standing(lines) if "returned_to" not in line]
+    assert kept == list(range(1, 9))
+    assert skipped_steps(standing(lines)) == skipped_steps(lines) == 3 + 2
+    further = [*lines, back(8, 2), *made(3, 3)]
+    kept = [line["step"] for line in standing(further) if "returned_to" not in line]
+    assert kept == [1, 2, 3]
+    assert skipped_steps(further) == 11  # the next step learns from what would have been the 14th
+
+
+def test_the_lines_that_led_to_a_checkpoint():
+    lines = [*made(1, 7), back(7, 4), *made(5, 9)]
+    assert up_to(lines, 8) == [*made(1, 7), back(7, 4), *made(5, 8)]
+    assert up_to(lines, 4) == [*made(1, 7), back(7, 4)]  # it was returned to
+    assert up_to(lines, 3) == made(1, 3)  # whoever goes on from here meets it again
+    assert up_to(lines, 0) == []
+    twice = [*lines, back(9, 2), *made(3, 5)]
+    assert up_to(twice, 4) == [*lines, back(9, 2), *made(3, 4)]
+
+
+def test_alarms_are_kept_with_what_followed():
+    alarm = {"name": "saturation", "begins": True, "text": "", "advice": []}
+    lines = [*steps(30), {"step": 30, "alarm": alarm}, back(30, 20)]
+    found = read_history(lines)
+    assert len(found) == 20
+    assert [each["step"] for each in found.alarms] == [30, 30]
+    assert found.alarms[1]["returned_to"] == 20
+    assert "returned_to" not in found.alarms[0]

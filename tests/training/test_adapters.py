@@ -26,6 +26,7 @@ from vipo_cli.training.adapters import (
     save_lora,
 )
 from vipo_cli.training.reference import trainable
+from vipo_cli.training.timesteps import load_policy
 from vipo_cli.training.train import new_run, read_run, train
 
 
@@ -321,6 +322,23 @@ def test_a_lora_to_start_from_goes_with_other_references_and_ways_backward(
     losses = [line for line in read_lines(result.run / "metrics.jsonl") if "loss" in line]
     assert losses[0]["loss"] == pytest.approx(math.log(2), abs=1e-7)
     assert losses[1]["gradient_norm"] > 0
+
+
+def test_what_a_run_started_from_is_the_reference_of_its_analysis(recipe, first, tmp_path):
+    small = recipe(model__start_from=str(first.run), run__steps=2, data__held_out=0)
+    result = finish(train(small, new_run(small, tmp_path / "run")))
+    start = find_target(str(result.run / START_FILE))
+    assert (start.base, start.lora) == (small.model.name, result.run / START_FILE)
+    base = load_family(small.model.name)
+    predict = predictor(base)
+    lora = result.checkpoint / LORA_FILE
+    family, reference = load_policy(small.model.name, lora, start=result.run / START_FILE)
+    merge(base.denoiser, read_lora(result.run / START_FILE, base.pipeline))
+    with reference() as before:
+        torch.testing.assert_close(predict(before), predict(base), atol=1e-5, rtol=1e-4)
+    expected, _ = load_policy(small.model.name, lora)
+    assert torch.equal(predict(family), predict(expected))
+    assert not torch.equal(predict(family), predict(base))
 
 
 def test_a_lora_that_does_not_fit_is_told_before_anything_is_encoded(recipe, tmp_path):

@@ -49,6 +49,8 @@ class Dynamics:
             "early": {"steps": self.early_steps, **_documented(self.early)},
             "late": {"steps": self.late_steps, **_documented(self.late)},
             "held_out": [each.document() for each in self.history.held_out],
+            "pictures": [each.document() for each in self.history.pictures],
+            "alarms": list(self.history.alarms),
             "findings": [each.document() for each in self.findings],
             "smoothing_window": self.window,
             "step": self.history.step.tolist(),

@@ -1,13 +1,13 @@
 """How `vipo analyze dynamics` shows what it found."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vipo_cli.cli.show_conflict import filled
 
 if TYPE_CHECKING:
     from vipo_cli.analysis.dynamics import Dynamics
     from vipo_cli.analysis.findings import About, Finding
-    from vipo_cli.analysis.history import Level, Measurement
+    from vipo_cli.analysis.history import Level, Measurement, Pictures
 
 ROWS = {
     "implicit_accuracy": ("implicit accuracy", ".3f"),
@@ -38,7 +38,12 @@ def dynamics_text(found: "Dynamics", about: "About") -> str:
             )
             if (side := name.removeprefix("policy_")) in ("w", "l"):
                 lines += _displaced(found, side)
-    lines += ["", *_held_out(found.history.held_out)]
+    lines += [
+        "",
+        *_held_out(found.history.held_out),
+        *_pictures(found.history.pictures),
+        *_alarms(found.history.alarms),
+    ]
     return "\n".join([*lines, "\n\n".join(map(_finding, found.findings))])
 
 
@@ -65,6 +70,32 @@ def _held_out(measured: "tuple[Measurement, ...]") -> list[str]:
     title = f"held-out {last.metric.replace('_', ' ')}"
     value = f"{last.value:.3g} [{last.low:.3g}, {last.high:.3g}] at step {last.step}"
     return [f"{title}: {value}, {last.n} pairs", ""]
+
+
+def _pictures(measured: "tuple[Pictures, ...]") -> list[str]:
+    if not measured:
+        return []
+    last = measured[-1]
+    title = f"samples of step {last.step} over the base's, {last.n} prompts"
+    lines = []
+    for name, change in last.changes.items():
+        low, high = change.ci95 or (float("nan"), float("nan"))
+        value = f"{change.base:.3g} -> {change.value:.3g}"
+        sure = f"{change.change:+.2g} [{low:+.2g}, {high:+.2g}]" if change.ci95 else ""
+        lines.append(f"  {name.replace('_', ' '):22}{value:>18}   {sure}".rstrip())
+    return [title, *lines, ""]
+
+
+def _alarms(alarms: "tuple[dict[str, Any], ...]") -> list[str]:
+    if not alarms:
+        return []
+    lines = ["alarms while it trained"]
+    for alarm in alarms:
+        text = f"step {alarm['step']}: {alarm['text']}"
+        if "returned_to" in alarm:
+            text += f"; returned to step {alarm['returned_to']}"
+        lines.append(filled(text, "  "))
+    return [*lines, ""]
 
 
 def _finding(finding: "Finding") -> str:

@@ -35,7 +35,7 @@ EPILOG = (
 
 
 SHOWN = 5
-"""How many broken pairs are named."""
+"""How many broken pairs, and how many alarms, are named."""
 AUTO = "auto"
 """The value of --alpha that leaves the choice to an analysis of the data."""
 
@@ -220,9 +220,8 @@ def _introduction(recipe: "Recipe", run: Path) -> str:
     """Say what is about to happen, and how to name something else."""
     count = started_processes()
     shared = f", shared out to {count} processes" if count > 1 else ""
-    part = "all weights" if recipe.model.train == "full" else f"LoRA of rank {recipe.model.rank}"
     lines = [
-        f"model   {recipe.model.name}, {part}",
+        f"model   {recipe.model.name}, {_trained_part(recipe)}",
         f"data    {_with_values(recipe.data.name, recipe.data.parameters)}",
         f"method  {_with_values(recipe.objective.method, recipe.objective.parameters)}",
         f"steps   {recipe.run.steps} of {recipe.optimizer.batch_size} pairs{shared}",
@@ -235,6 +234,16 @@ def _introduction(recipe: "Recipe", run: Path) -> str:
             "vipo train --model sd15 --data pairs.parquet --method poly-dpo"
         )
     return "\n".join(lines)
+
+
+def _trained_part(recipe: "Recipe") -> str:
+    model = recipe.model
+    if model.train == "full":
+        merged = f", with {model.start_from} merged in" if model.start_from else ""
+        return f"all weights{merged}"
+    if model.start_from:
+        return f"going on from the LoRA {model.start_from}"
+    return f"{'LoRA' if model.adapter == 'lora' else 'DoRA'} of rank {model.rank}"
 
 
 def _with_values(name: str, parameters: dict[str, Any]) -> str:
@@ -263,6 +272,11 @@ def _summary(recipe: "Recipe", result: "Result") -> str:
             f"held-out {metric} {held_out['value']:.3f} [{low:.3f}, {high:.3f}]"
             f" on {held_out['n']} pairs"
         )
+    if began := [alarm for alarm in result.alarms if alarm["begins"]]:
+        lines.append(f"{len(began)} alarm{'s' * (len(began) != 1)}: {_listed_alarms(began)}")
+        lines.append(f"what they say: vipo analyze dynamics {result.run}")
+    if result.samples is not None:
+        lines.append(f"samples {result.samples}")
     pairs = result.steps * recipe.optimizer.batch_size
     lines += [
         f"{pairs / result.seconds:.1f} pairs/s, {result.seconds:.0f} s of training",
@@ -270,3 +284,14 @@ def _summary(recipe: "Recipe", result: "Result") -> str:
         f"next: vipo eval geneval {result.run}",
     ]
     return "\n".join(lines)
+
+
+def _listed_alarms(alarms: list[dict[str, Any]]) -> str:
+    """Name the first alarms with their steps."""
+    named = [
+        f"{alarm['name']} at step {alarm['step']}"
+        + (f" (returned to step {alarm['returned_to']})" if "returned_to" in alarm else "")
+        for alarm in alarms[:SHOWN]
+    ]
+    more = len(alarms) - SHOWN
+    return ", ".join(named) + (f" and {more} more" if more > 0 else "")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vipo_cli.analysis.dynamics import Dynamics
 from vipo_cli.analysis.gradients import Curve
 from vipo_cli.analysis.intervals import Interval
+from vipo_cli.analysis.pictures import LEAST
 from vipo_cli.analysis.timesteps import ENOUGH, Timesteps
 from vipo_cli.run import writing
 
@@ -235,6 +236,8 @@ def plot_dynamics(found: Dynamics) -> "Figure":
         )
         if needs in recorded or (needs == "saturated" and "kept_fraction" in recorded)
     ]
+    if found.history.pictures:
+        panels.append(_draw_pictures)
     with _style():
         columns = min(3, len(panels))
         rows = -(-len(panels) // columns)
@@ -247,6 +250,9 @@ def plot_dynamics(found: Dynamics) -> "Figure":
             rounds = found.history.rounds
             for start in np.flatnonzero(rounds[1:] != rounds[:-1]):
                 axes.axvline(found.history.step[start + 1], color=GREY, linewidth=0.8)
+            for alarm in found.history.alarms:
+                if alarm["begins"]:
+                    axes.axvline(alarm["step"], color=RED, linewidth=0.8, linestyle=":")
         for axes in places[len(panels) :]:
             axes.remove()
     return figure
@@ -323,6 +329,20 @@ def _draw_shares(axes: "Axes", found: Dynamics) -> None:
             _draw_series(axes, found, series, colour, label)
     axes.set(title="Share of pairs", ylim=(-0.03, 1.03))
     axes.legend()
+
+
+def _draw_pictures(axes: "Axes", found: Dynamics) -> None:
+    """Draw how samples differ from the base's: shares in points, others in per cent of it."""
+    measured = found.history.pictures
+    step = [each.step for each in measured]
+    for name, colour in zip(measured[-1].changes, COLOURS, strict=False):
+        changes = [each.changes[name] for each in measured]
+        usual = 1.0 if name == "dark_share" else max(changes[-1].base, LEAST[name])
+        values = [100 * change.change / usual for change in changes]
+        axes.plot(step, values, "o-", color=colour, markersize=3, label=name.replace("_", " "))
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.set(title="Samples against the base's, %")
+    axes.legend(ncols=2)
 
 
 def _draw_loss(axes: "Axes", found: Dynamics) -> None:

@@ -20,6 +20,7 @@ from vipo_cli.data.sources import open_pairs
 from vipo_cli.data.usable import Broken
 from vipo_cli.errors import VipoError
 from vipo_cli.models.lora_files import START_FILE
+from vipo_cli.models.parts import fingerprint_parts
 from vipo_cli.recipe import Recipe, check_recipe, read_yaml
 from vipo_cli.run import Progress, Work, environment, read_lines, write_json, writing
 from vipo_cli.training import checkpoint, loop
@@ -127,8 +128,8 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Work[Result]:
         setup = yield from prepare(recipe, pairs, run)
         start = _resume(run, setup) if resume else 0
         trackers = start_trackers(recipe, run, start)
-        about = provenance(recipe, pairs, setup) | named_start(recipe, run)
         if is_main():
+            about = provenance(recipe, pairs, setup) | named_start(recipe, run)
             write_json(run / "provenance.json", about)
     except Exception:
         if not resume:
@@ -189,6 +190,10 @@ def provenance(recipe: Recipe, pairs: Sequence[Record], setup: Setup) -> dict[st
         "processes": setup.accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "seed": recipe.run.seed,
+        "model": {
+            "name": recipe.model.name,
+            "fingerprint": fingerprint_parts(setup.family, [setup.family.denoiser_name]),
+        },
         "data": {
             "name": recipe.data.name,
             "fingerprint": setup.encoded.fingerprint,
