@@ -33,7 +33,6 @@ from vipo_cli.training.arrays import RaggedArray
 from vipo_cli.training.batches import training_batch
 from vipo_cli.training.cache import EncodedData
 from vipo_cli.training.loop import accumulate
-from vipo_cli.training.optimizers import state_bytes
 from vipo_cli.training.reference import trainable
 from vipo_cli.training.setup import assemble, frozen_type
 
@@ -87,7 +86,6 @@ class Cost:
         forward_flops: to predict one item.
         record_flops: of one record's share of an update: policy, reference and backward.
         weights: bytes of the denoiser's weights, and of the adapters'.
-        optimizer: bytes that the optimizer keeps.
         reference: bytes of weights that are kept beside them: frozen copies and averages.
         fixed: bytes that an update needs beside all weights, gradients and the optimizer's state,
             whatever the number of records that go through the model at once.
@@ -99,7 +97,6 @@ class Cost:
     forward_flops: int
     record_flops: int
     weights: int
-    optimizer: int
     reference: int
     fixed: int
     each: int
@@ -466,7 +463,7 @@ def measure_cost(
     count = Count(recipe, device)
     if checkpointing:
         network.enable_gradient_checkpointing(count.checkpoint)
-    parameters, weights, unpacked = _kept(network, recipe.model.quantize)
+    parameters, weights = _size(network.parameters())
     setup = assemble(
         trial(recipe), deepcopy(family, shared), stand_in(encoded, 1, items), OnPaper(), start
     )
@@ -484,35 +481,17 @@ def measure_cost(
     network.register_forward_hook(count.note_forward)
     count.of(lambda: accumulate(setup, batch, 1.0, last=True))
     # autocast keeps a copy of the weights that are trained for as long as a forward pass lasts
-    cast = trained_bytes // 2 if recipe.model.precision == "bf16" else 0
+    fixed = trained_bytes // 2 if recipe.model.precision == "bf16" else 0
     return Cost(
         parameters=parameters,
         trained=trained,
         forward_flops=count.forward_flops // count.rows,
         record_flops=count.ledger.flops,
         weights=weights if full else weights + trained_bytes,
-        optimizer=state_bytes(recipe, trainable(setup.family).values()),
         reference=reference,
-        fixed=cast + unpacked,
-        each=max(0, count.ledger.peak - cast),
+        fixed=fixed,
+        each=max(0, count.ledger.peak - fixed),
     )
-
-
-QUANTISED = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
-"""Bytes of a quantised weight; of nf4 with one scale in float32 for 64 of them."""
-
-
-def _kept(network: nn.Module, quantize: str) -> tuple[int, int, int]:
-    """Return numbers and bytes of a denoiser's weights, and bytes to unpack the largest of them.
-
-    It is matrices that are quantised.
-    """
-    parameters, weights = _size(network.parameters())
-    if quantize == "none":
-        return parameters, weights, 0
-    matrices = [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear)]
-    saved = sum(value.nbytes - int(QUANTISED[quantize] * value.numel()) for value in matrices)
-    return parameters, weights - saved, max(2 * value.numel() for value in matrices)
 
 
 class Count:
