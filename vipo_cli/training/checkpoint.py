@@ -74,7 +74,7 @@ def _write(
                 save_lora(folder, setup.family, weights, labels)
             else:
                 _save_pipeline(folder, setup.family, weights)
-            _save_state(folder / "resume", step, setup.micro_batch, groups, state)
+            _save_state(folder / "resume", step, groups, state)
     except SafetensorError as error:  # in which safetensors wraps a full disk
         raise unwritable(target, OSError(str(error))) from error
 
@@ -114,7 +114,7 @@ def load(folder: Path, setup: Setup) -> int:
     from safetensors import safe_open
 
     file = from_main(partial(verify, folder))
-    note = json.loads((folder / "resume" / "state.json").read_text())
+    step: int = json.loads((folder / "resume" / "state.json").read_text())["step"]
     with safe_open(file, "pt") as saved:
         names = saved.keys()
         for group, weights in _groups(setup).items():
@@ -128,9 +128,7 @@ def load(folder: Path, setup: Setup) -> int:
                 raise _other_model(folder, shapes, expected)
             setup.sharding.restore(weights, partial(_read, saved, group))
         setup.sharding.restore_state(_SavedState(saved))
-    # as many at once as before, even if memory has room for more now: sums round as they did
-    setup.micro_batch = min(setup.micro_batch, note.get("micro_batch", setup.micro_batch))
-    return int(note["step"])
+    return step
 
 
 def _other_model(
@@ -232,11 +230,7 @@ def _save_pipeline(folder: Path, family: Family, weights: Tensors) -> None:
 
 
 def _save_state(
-    folder: Path,
-    step: int,
-    micro_batch: int,
-    groups: Mapping[str, Tensors],
-    state: Mapping[str, Tensors],
+    folder: Path, step: int, groups: Mapping[str, Tensors], state: Mapping[str, Tensors]
 ) -> None:
     from safetensors.torch import save_file
 
@@ -253,8 +247,7 @@ def _save_state(
     save_file(tensors, file)
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    note = {"step": step, "micro_batch": micro_batch, "sha256": digest}
-    (folder / "state.json").write_text(json.dumps(note) + "\n")
+    (folder / "state.json").write_text(json.dumps({"step": step, "sha256": digest}) + "\n")
 
 
 def latest(run: Path) -> Path | None:

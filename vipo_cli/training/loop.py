@@ -280,7 +280,7 @@ def steps(
                 yield from journal.measure(start)
             while done < recipe.run.steps:
                 if (number := round_due(recipe, done, begun)) is not None:
-                    yield from begin_round(setup, run, number, done)
+                    yield from begin_round(setup, run, number)
                 waiting.append(update(setup, done))
                 done += 1
                 journal.note_micro_batch(done)

@@ -4,8 +4,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from vipo_cli.errors import VipoError
 from vipo_cli.recipe import Recipe
@@ -51,34 +50,6 @@ def set_up(recipe: Recipe, denoiser: nn.Module, device: torch.device) -> None:
             denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if recipe.model.compile:
         compile_blocks(denoiser)
-
-
-class RMSNorm(nn.RMSNorm):
-    """Norm whose weights, kept in float32, follow the type of what comes in, as autocast lets
-    those of a matrix product; without it the two types together are slow and earn a warning."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Divide by the root of the mean square and multiply by the weights."""
-        weight = self.weight.to(x.dtype) if self.elementwise_affine else None
-        return functional.rms_norm(x, list(self.normalized_shape), weight, self.eps)
-
-
-def train_in_half(denoiser: nn.Module) -> None:
-    """Let a denoiser whose weights are all kept in float32 compute in half precision."""
-    for module in denoiser.modules():
-        if type(module) is nn.RMSNorm:
-            module.__class__ = RMSNorm
-
-
-def keep_in_half(reference: nn.Module) -> None:
-    """Keep of a frozen copy in half precision what autocast would make of it in every pass.
-
-    So it predicts to the bit what the denoiser did that it is a copy of, in half the memory; the
-    weights of norms stay as they are.
-    """
-    for module in reference.modules():
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            module.to(torch.bfloat16)
 
 
 def compile_blocks(denoiser: Any, **options: Any) -> None:

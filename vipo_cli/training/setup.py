@@ -30,7 +30,7 @@ from vipo_cli.recipe import Recipe
 from vipo_cli.training.adapters import make_trainable
 from vipo_cli.training.cache import EncodedData
 from vipo_cli.training.optimizers import make_optimizer
-from vipo_cli.training.precision import keep_in_half, quantization, train_in_half
+from vipo_cli.training.precision import quantization
 from vipo_cli.training.prompts import Prompts, sample_count
 from vipo_cli.training.reference import Snapshot
 from vipo_cli.training.sharding import Sharding, choose_sharding
@@ -177,16 +177,11 @@ def assemble(
     following = recipe.reference.kind in ("ema", "copied") or recipe.loop.kind == "spin"
     compared = has_reference(kind) and recipe.reference.kind == "base" and not following
     copied = compared or recipe.noise.source == "inverted"
-    all_in_half = recipe.model.train == "full" and recipe.model.precision == "bf16"
-    if all_in_half:
-        train_in_half(family.denoiser)
     base = make_trainable(family, recipe, start, copied=copied)
     sharding = choose_sharding(recipe, accelerator)
     sharding.prepare(family, partial(make_optimizer, recipe))
     if base is not None and recipe.model.train == "full":
         with base() as frozen:
-            if all_in_half and recipe.run.sharding == "none":  # FSDP wants one type throughout
-                keep_in_half(frozen.denoiser)
             sharding.hold(frozen.denoiser)
     moving = Snapshot(family) if following else None
     wants_old = kind is TimedPairErrors and recipe.objective.parameters.get("denominator") == "old"
