@@ -197,14 +197,16 @@ def started(tiny, tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT,
     )  # fmt: skip
-    deadline = time.monotonic() + 500
-    while len(read_lines(run / "metrics.jsonl")) < 3:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    yield process, run
-    process.kill()
-    process.communicate()
+    try:
+        deadline = time.monotonic() + 900
+        while len(read_lines(run / "metrics.jsonl")) < 3:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process, run
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def assert_goes_on_as_if_nothing_had_happened(run, tiny, place):
