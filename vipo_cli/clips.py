@@ -83,8 +83,11 @@ def probe(data: bytes) -> Probe:
         DataError: the bytes are neither a picture nor a clip.
         VipoError: the clip needs PyAV, which is not installed.
     """
-    with _complaints():
-        return _probe_container(data) if _is_container(data) else _probe_picture(data)
+    if _is_container(data):
+        with _complaints("clip"):
+            return _probe_container(data)
+    with _complaints("picture"):
+        return _probe_picture(data)
 
 
 def read_frames(data: bytes) -> Iterator[Image.Image]:
@@ -95,7 +98,7 @@ def read_frames(data: bytes) -> Iterator[Image.Image]:
         VipoError: it needs PyAV, which is not installed.
     """
     pixels = 0
-    with _complaints():
+    with _complaints("clip"):
         for frame in _container_frames(data) if _is_container(data) else _animation_frames(data):
             pixels += frame.width * frame.height
             _refuse_bomb(pixels, LARGEST)
@@ -240,11 +243,11 @@ def _refuse_bomb(pixels: int, limit: int) -> None:
 
 
 @contextmanager
-def _complaints() -> Iterator[None]:
-    """Say in one way that a clip cannot be decoded."""
+def _complaints(kind: str) -> Iterator[None]:
+    """Say in one way that a clip, or a picture, cannot be decoded."""
     try:
         yield
     except UnidentifiedImageError as error:
         raise DataError("neither a picture nor a clip") from error
     except PILLOW_ERRORS as error:
-        raise DataError(f"broken clip: {error}") from error
+        raise DataError(f"broken {kind}: {error}") from error

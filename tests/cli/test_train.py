@@ -270,7 +270,7 @@ def test_a_few_broken_pairs_are_named_counted_and_left_out(train, table, picture
     assert json.loads(text)["broken_pairs"] == 2
     assert "warning: 2 pairs have broken media and were left out\n" in err
     assert f"  pair 3: winner `{file.parent / 'cut.jpg'}`: broken picture: " in err
-    assert f"  pair 8: loser `{file.parent / 'text.jpg'}`: not a picture\n" in err
+    assert f"  pair 8: loser `{file.parent / 'text.jpg'}`: neither a picture nor a clip\n" in err
     assert "left out 2 broken pairs" in train(*words, *limit)[1]
     status, _, err = train(*words, "--out", "over")
     assert status == 1
