@@ -101,6 +101,34 @@ def pad_prompts(tokenizer: Any, prompts: list[str], length: int | None = None) -
     )
 
 
+def two_stream_targets(single_blocks: int) -> tuple[str, ...]:
+    """Return the layers that LoRA adapts where blocks of two streams are followed by single ones.
+
+    Args:
+        single_blocks: number of blocks in which text and picture are one stream.
+    """
+    attention = (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_add_out",
+    )
+    feed_forward = (
+        "ff.net.0.proj",
+        "ff.net.2",
+        "ff_context.net.0.proj",
+        "ff_context.net.2",
+        "proj_mlp",
+    )
+    # `proj_out` alone would be the denoiser's last layer too
+    outputs = (f"single_transformer_blocks.{block}.proj_out" for block in range(single_blocks))
+    return (*(f"attn.{name}" for name in attention), *feed_forward, *outputs)
+
+
 def module_device(module: nn.Module) -> torch.device:
     """Return where a network's weights lie."""
     return next(module.parameters()).device

@@ -6,7 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vipo_cli.models.base import PipelineFamily, flow_noise_level, module_device, pad_prompts
+from vipo_cli.models.base import (
+    PipelineFamily,
+    flow_noise_level,
+    module_device,
+    pad_prompts,
+    two_stream_targets,
+)
 from vipo_cli.models.family import Condition, Size
 from vipo_cli.models.load import ModelSpec
 from vipo_cli.schedules import Latents, NoiseLevel, Target
@@ -23,31 +29,12 @@ class Flux(PipelineFamily):
     """
 
     target: Target = "flow"
-    lora_targets: tuple[str, ...] = (
-        "attn.to_q",
-        "attn.to_k",
-        "attn.to_v",
-        "attn.to_out.0",
-        "attn.add_q_proj",
-        "attn.add_k_proj",
-        "attn.add_v_proj",
-        "attn.to_add_out",
-        "ff.net.0.proj",
-        "ff.net.2",
-        "ff_context.net.0.proj",
-        "ff_context.net.2",
-        "proj_mlp",
-    )
 
     def __init__(self, pipeline: Any) -> None:
         super().__init__(pipeline)
         config = pipeline.transformer.config
         self._guided = bool(config.guidance_embeds)
-        # `proj_out` alone would be the denoiser's last layer too
-        self.lora_targets += tuple(
-            f"single_transformer_blocks.{block}.proj_out"
-            for block in range(config.num_single_layers)
-        )
+        self.lora_targets = two_stream_targets(config.num_single_layers)
         self.multiple *= 2
         # the transformer knows no size of its own; its pipeline's default is the autoencoder's
         side = pipeline.vae.config.sample_size

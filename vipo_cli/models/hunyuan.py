@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vipo_cli.errors import ModelError
-from vipo_cli.models.base import PipelineFamily, flow_noise_level, module_device
+from vipo_cli.models.base import PipelineFamily, flow_noise_level, module_device, two_stream_targets
 from vipo_cli.models.family import Condition, Size
 from vipo_cli.models.load import ModelSpec
 from vipo_cli.schedules import Latents, NoiseLevel, Target
@@ -30,21 +30,6 @@ class HunyuanVideo(PipelineFamily):
     """
 
     target: Target = "flow"
-    lora_targets: tuple[str, ...] = (
-        "attn.to_q",
-        "attn.to_k",
-        "attn.to_v",
-        "attn.to_out.0",
-        "attn.add_q_proj",
-        "attn.add_k_proj",
-        "attn.add_v_proj",
-        "attn.to_add_out",
-        "ff.net.0.proj",
-        "ff.net.2",
-        "ff_context.net.0.proj",
-        "ff_context.net.2",
-        "proj_mlp",
-    )
 
     def __init__(self, pipeline: Any) -> None:
         config = pipeline.transformer.config
@@ -57,11 +42,7 @@ class HunyuanVideo(PipelineFamily):
         self.multiple: int = lcm(self._space * config.patch_size, PIPELINE_MULTIPLE)
         self.size = _size(config, self._space)
         self._steps: int = pipeline.scheduler.config.num_train_timesteps
-        # `proj_out` alone would be the denoiser's last layer too
-        self.lora_targets += tuple(
-            f"single_transformer_blocks.{block}.proj_out"
-            for block in range(config.num_single_layers)
-        )
+        self.lora_targets = two_stream_targets(config.num_single_layers)
 
     def encode_prompts(self, prompts: list[str]) -> Condition:
         """Return LLaMA's states after the instruction, which of them count, and what CLIP pooled.

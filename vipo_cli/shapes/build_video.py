@@ -37,7 +37,8 @@ from vipo_cli.shapes.motion import (
 from vipo_cli.shapes.scene import COLOURS, SHAPES
 
 MAX_TOKENS = 16
-WIDTH = 64
+WIDTH, LATENTS = 64, 8
+"""Of the text encoder's states; channels of a latent."""
 SLOTS = {"shape": SHAPES, "colour": tuple(COLOURS), "direction": tuple(DIRECTIONS)}
 """What a caption says of each of two movers; 0 in a slot: there is no second."""
 
@@ -125,18 +126,23 @@ def _slot_targets(captions: list[ClipCaption]) -> dict[str, Int[Tensor, " b"]]:
 
 
 def make_autoencoder(seed: int = 0) -> Any:
-    """Return an untrained AutoencoderKLWan: 13 x 32 x 32 pixels to 4 x 4 x 4 latents of 16."""
+    """Return an untrained AutoencoderKLWan: 13 x 32 x 32 pixels to 7 x 8 x 8 latents of 8.
+
+    Wan 2.1 itself packs 4 x 8 x 8 pixels together; in clips this small so little would be left of
+    a shape that the autoencoder needs ten times as long to find its edges again.
+    """
     from diffusers import AutoencoderKLWan
 
     torch.manual_seed(seed)
     # the first halving is Wan 2.2's, by rearranging pixels: four times as fast on a CPU
     vae = AutoencoderKLWan(
-        base_dim=16, z_dim=16, dim_mult=[1, 2, 2], num_res_blocks=1,
-        temperal_downsample=[True, True], patch_size=2, in_channels=12, out_channels=12,
-        scale_factor_spatial=8, scale_factor_temporal=4,
+        base_dim=16, z_dim=LATENTS, dim_mult=[1, 2], num_res_blocks=1,
+        temperal_downsample=[True], patch_size=2, in_channels=12, out_channels=12,
+        scale_factor_spatial=4, scale_factor_temporal=2,
+        latents_mean=[0.0] * LATENTS, latents_std=[1.0] * LATENTS,
     )  # fmt: skip
     # a posterior as wide as a random one would drown what the first steps have to learn
-    nn.init.constant_(vae.quant_conv.bias[16:], -6.0)
+    nn.init.constant_(vae.quant_conv.bias[LATENTS:], -6.0)
     return vae
 
 
@@ -285,14 +291,14 @@ def _clip(rng: np.random.Generator) -> Frames:
 
 
 def make_transformer(seed: int = 0) -> Any:
-    """Return the untrained denoiser: each of the 4 x 4 x 4 latents is a token."""
+    """Return the untrained denoiser: 2 x 2 of a frame's latents are a token, as in Wan 2.1."""
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(seed)
     return WanTransformer3DModel(
-        patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=24, in_channels=16,
-        out_channels=16, text_dim=WIDTH, freq_dim=64, ffn_dim=256, num_layers=4,
-        rope_max_seq_len=4,
+        patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=32, in_channels=LATENTS,
+        out_channels=LATENTS, text_dim=WIDTH, freq_dim=64, ffn_dim=256, num_layers=4,
+        rope_max_seq_len=8,
     )  # fmt: skip
 
 
