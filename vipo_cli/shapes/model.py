@@ -16,3 +16,16 @@ def shapes_sd() -> ModelSpec:
         prompts="shapes",
         licence="Apache-2.0",
     )
+
+
+def shapes_flow() -> ModelSpec:
+    """Stable-Diffusion-3-shaped flow model of the embedded shapes world: 32 px."""
+    return ModelSpec(
+        "shapes-flow",
+        str(Path(__file__).parent / "assets" / "shapes-flow"),
+        recipe="shapes-flow/diffusion-dpo",
+        sampling_steps=14,
+        guidance=1.5,
+        prompts="shapes",
+        licence="Apache-2.0",
+    )
