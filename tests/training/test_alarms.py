@@ -199,3 +199,30 @@ def test_an_alarm_says_what_to_try_to_programs_too():
     assert found["name"] == "saturation"
     assert found["begins"] is True
     assert found["advice"][0]["command"].startswith("vipo train --recipe runs/x/recipe.yaml --set ")
+
+
+def test_after_a_return_the_next_spike_is_told_too():
+    """By the norms of what was undone, up to its spike: what stands alone is too little."""
+    sound = [line | {"round": None} for line in steps(60)]
+    spike = sound[25] | {"gradient_norm": 1e6}
+    back = {"step": 26, "returned_to": 12, "alarm": {}}
+    lines = [*sound[:25], spike, back]
+    of = recipe(run__on_spike="return")
+    watch = Watch(of, Path("runs/x"), lines)
+    assert [len(watch.see(line)) for line in sound[12:20]] == [0] * 8
+    (alarm,) = watch.see(sound[20] | {"gradient_norm": 1e6})
+    assert alarm.text.endswith("times the median of the 33 steps before")
+    # a run that is stopped and resumed knows the same
+    again = Watch(of, Path("runs/x"), [*lines, *sound[12:20]])
+    assert again.see(sound[20] | {"gradient_norm": 1e6}) == [alarm]
+    without = Watch(of, Path("runs/x"), sound[:12])
+    assert not without.see(sound[12] | {"gradient_norm": 1e6})
+
+
+def test_norms_of_another_round_are_not_compared_with():
+    sound = [line | {"round": 1} for line in steps(30)]
+    later = [line | {"round": 2, "gradient_norm": 1e4} for line in steps(55)[30:]]
+    back = {"step": 56, "returned_to": 28, "alarm": {}}
+    watch = Watch(recipe(run__on_spike="return"), Path("runs/x"), [*sound, *later, back])
+    (alarm,) = watch.see(sound[28] | {"gradient_norm": 1e4})
+    assert "the median of the 30 steps before" in alarm.text

@@ -7,7 +7,7 @@ from vipo_cli.errors import VipoError
 from vipo_cli.run import finish
 from vipo_cli.training import checkpoint
 from vipo_cli.training.loop import save, update
-from vipo_cli.training.optimizers import make_optimizer
+from vipo_cli.training.optimizers import make_optimizer, state_bytes
 from vipo_cli.training.prepare import prepare
 from vipo_cli.training.reference import trainable
 
@@ -41,6 +41,32 @@ def test_adafactor_keeps_next_to_nothing_of_a_matrix(recipe):
     optimizer.step()
     kept = sum(torch.as_tensor(value).numel() for value in optimizer.state[weight].values())
     assert kept < 64 + 32 + 4
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_what_an_optimizer_keeps_is_known_before(recipe, name):
+    shapes = [(64, 32), (16, 8, 3, 3), (40,)]
+    weights = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    chosen = recipe(**{"optimizer.name": name})
+    optimizer = make_optimizer(chosen, weights)
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    kept = sum(
+        value.nbytes
+        for entry in optimizer.state.values()
+        for value in entry.values()
+        if isinstance(value, torch.Tensor) and value.ndim
+    )
+    on_paper = [torch.empty(shape, device="meta") for shape in shapes]
+    assert state_bytes(chosen, on_paper) == kept
+
+
+def test_eight_bits_are_about_a_quarter(recipe):
+    chosen = recipe(**{"optimizer.name": "adamw-8bit"})
+    large, small = torch.empty(1024, 512, device="meta"), torch.empty(64, device="meta")
+    assert state_bytes(chosen, [large]) == pytest.approx(2 * large.numel(), rel=0.02)
+    assert state_bytes(chosen, [small]) == 8 * 64
 
 
 def test_adafactor_follows_the_recipes_rate(recipe):

@@ -9,7 +9,7 @@ from vipo_cli.errors import RecipeError, VipoError
 from vipo_cli.run import finish
 from vipo_cli.training.batches import training_batch
 from vipo_cli.training.loop import update
-from vipo_cli.training.precision import compile_blocks, quantization
+from vipo_cli.training.precision import compile_blocks, quantization, train_in_half
 from vipo_cli.training.prepare import prepare
 from vipo_cli.training.reference import trainable
 from vipo_cli.training.step import measure
@@ -44,6 +44,33 @@ def test_half_precision_measures_about_the_same(recipe, tmp_path):
     assert errors[1].dtype == torch.float32
     torch.testing.assert_close(errors[0], errors[1], atol=0, rtol=0.02)
     assert not torch.equal(errors[0], errors[1])
+
+
+def test_a_copy_kept_in_half_precision_predicts_to_the_bit_the_same(recipe, tmp_path):
+    chosen = recipe(**{"model.precision": "bf16", "model.train": "full", "data.held_out": 0})
+    setup = ready(chosen, tmp_path)
+    batch = training_batch(setup, [0, 1, 2, 3])
+    with setup.accelerator.autocast(), torch.no_grad():
+        measured = measure(setup.family, batch, setup.base)
+    assert torch.equal(measured.policy, measured.reference)
+    with setup.base() as frozen:
+        types = {value.dtype for value in frozen.denoiser.parameters()}
+    assert types == {torch.bfloat16, torch.float32}  # norms stay
+
+
+def test_a_norm_follows_the_type_of_what_comes_in():
+    network = torch.nn.Sequential(
+        torch.nn.RMSNorm(8), torch.nn.RMSNorm(8, elementwise_affine=False)
+    )
+    values = torch.randn(2, 8)
+    expected = network(values)
+    train_in_half(network)
+    assert torch.equal(network(values), expected)
+    halved = network(values.bfloat16())
+    assert halved.dtype == torch.bfloat16
+    torch.testing.assert_close(halved.float(), expected, atol=0, rtol=0.02)
+    halved.float().sum().backward()
+    assert network[0].weight.grad.dtype == torch.float32
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at everything

@@ -241,7 +241,7 @@ def test_every_family_draws(family, tmp_path, monkeypatch):
     model = build(family, tmp_path / "model")
     clips = family in ("wan", "cogvideox", "hunyuan")
     settings = {
-        "data.name": "shapes-video" if clips else "shapes",
+        "data.name": "shapes-clips" if clips else "shapes",
         "data.pairs": 8, "data.held_out": 2, "optimizer.batch_size": 2, "run.steps": 1,
         "run.samples": 2, "loop.sampling_steps": 2, "data.size": [32, 32],
     }  # fmt: skip

@@ -132,8 +132,12 @@ class Watch:
         self._largest = 0.0
         self._steps = 0
         self._begin()
-        for line in standing(lines):
-            if "loss" in line:
+        lines = list(lines)
+        stand = set(map(id, standing(lines)))
+        for line in lines:
+            if id(line) not in stand:
+                self._remember(line)
+            elif "loss" in line:
                 self.see(line)
             elif "pictures" in line:
                 statistics = line["pictures"]["statistics"]
@@ -174,6 +178,16 @@ class Watch:
             }.items():
                 told += self._told(step, name, seen)
         return told
+
+    def _remember(self, line: Mapping[str, Any]) -> None:
+        """Know the gradient norm of a step that is undone: most were healthy, up to the spike.
+
+        Else a run that returned to an early checkpoint would know too few to tell the next spike.
+        """
+        if "loss" in line and line["round"] == self._round:
+            log = _log(line["gradient_norm"])
+            if self._surprise(log) is None:
+                self._logs.append(log)
 
     def see_pictures(self, step: int, changes: Mapping[str, Change]) -> list[Alarm]:
         """Take in how validation samples differ from the base's; return what is to be told."""
@@ -228,16 +242,12 @@ class Watch:
 
     def _spike(self, norm: float) -> tuple[str, Advice] | None:
         """Compare a gradient's norm, before clipping, with those before; tell the first of many."""
-        known, log = list(self._logs), math.log(max(norm, TINY))
+        known, log = len(self._logs), _log(norm)
+        times = self._surprise(log)
         self._logs.append(log)
         if self._since_spike is not None:
             self._since_spike += 1
-        if len(known) < FEWEST:
-            return None
-        middle = median(known)
-        spread = 1.4826 * median([abs(each - middle) for each in known])  # a normal's deviation
-        times = math.exp(min(log - middle, 700.0))
-        if times <= SPIKE or log - middle <= SURPRISE * max(spread, NARROWEST):
+        if times is None:
             return None
         again = self._since_spike is not None and self._since_spike <= CALM
         self._since_spike = 0
@@ -245,9 +255,19 @@ class Watch:
             return None
         text = (
             f"gradient spike: a norm of {norm:.3g}, {times:,.0f} times the median of the "
-            f"{len(known)} steps before"
+            f"{known} steps before"
         )
         return text, self._about.other_rate(1 / 3)
+
+    def _surprise(self, log: float) -> float | None:
+        """Return how many times the median a spike's norm is, given its log; None for others."""
+        if len(self._logs) < FEWEST:
+            return None
+        middle = median(self._logs)
+        spread = 1.4826 * median(abs(each - middle) for each in self._logs)  # a normal's deviation
+        times = math.exp(min(log - middle, 700.0))
+        spikes = times > SPIKE and log - middle > SURPRISE * max(spread, NARROWEST)
+        return times if spikes else None
 
     def _stuck(self, step: int, late: Mapping[str, Level]) -> Seen:
         if not self._has_logit or self._still < STUCK:
@@ -306,6 +326,10 @@ class Watch:
             advice = ((words, self._about.again("objective.typical_logit", 1)), *advice)
         wrong = share.mean - SURE * share.stderr > SATURATED
         return Seen(wrong, share.mean < SATURATED, text, advice)
+
+
+def _log(norm: float) -> float:
+    return math.log(max(norm, TINY))
 
 
 def _about(recipe: Recipe, run: Path) -> About:

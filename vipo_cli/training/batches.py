@@ -158,5 +158,6 @@ def _batch(
     )
     if recipe.noise.source == "inverted":
         assert setup.base is not None
-        return inverted(batch, setup.base, recipe.noise.inversion_steps)
+        with setup.accelerator.autocast():
+            return inverted(batch, setup.base, recipe.noise.inversion_steps)
     return batch

@@ -79,8 +79,10 @@ def policy_errors(setup: Setup, batch: Batch | StepBatch) -> Floats:
 
 def forward_size(setup: Setup) -> int:
     """Return how many records go through the model at once where nothing is learnt."""
-    fits_all = setup.micro_batch >= setup.recipe.optimizer.batch_size
-    return max(setup.micro_batch, MEASURED) if fits_all else setup.micro_batch
+    if setup.micro_batch < setup.recipe.optimizer.batch_size:
+        return setup.micro_batch
+    room = MEASURED if setup.room is None else min(MEASURED, setup.room)
+    return max(setup.micro_batch, room)
 
 
 def cache_errors(setup: Setup) -> Work[Floats]:

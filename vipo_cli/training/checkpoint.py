@@ -2,7 +2,8 @@
 
     checkpoints/step-000500/pytorch_lora_weights.safetensors    or a full pipeline
     checkpoints/step-000500/resume/state.safetensors            weights, snapshots, optimizer
-    checkpoints/step-000500/resume/state.json                   step, and the hash of the above
+    checkpoints/step-000500/resume/state.json                   step, hash of the above, and how
+                                                                updates fitted into memory
 
 A checkpoint appears whole or not at all: it is written beside its place and renamed into it. Order,
 noise and times are functions of seed and step, so nothing else has to be remembered. It holds whole
@@ -27,6 +28,7 @@ from vipo_cli.recipe.sections import Run
 from vipo_cli.run import unwritable, writing
 from vipo_cli.training.adapters import save_lora
 from vipo_cli.training.devices import from_main, is_main, wait
+from vipo_cli.training.out_of_memory import go_way, way_of
 from vipo_cli.training.reference import bare, trainable
 from vipo_cli.training.setup import Setup
 from vipo_cli.training.sharding import whole_shape
@@ -74,7 +76,7 @@ def _write(
                 save_lora(folder, setup.family, weights, labels)
             else:
                 _save_pipeline(folder, setup.family, weights)
-            _save_state(folder / "resume", step, groups, state)
+            _save_state(folder / "resume", _note(step, setup), groups, state)
     except SafetensorError as error:  # in which safetensors wraps a full disk
         raise unwritable(target, OSError(str(error))) from error
 
@@ -114,7 +116,7 @@ def load(folder: Path, setup: Setup) -> int:
     from safetensors import safe_open
 
     file = from_main(partial(verify, folder))
-    step: int = json.loads((folder / "resume" / "state.json").read_text())["step"]
+    note: dict[str, Any] = json.loads((folder / "resume" / "state.json").read_text())
     with safe_open(file, "pt") as saved:
         names = saved.keys()
         for group, weights in _groups(setup).items():
@@ -128,7 +130,9 @@ def load(folder: Path, setup: Setup) -> int:
                 raise _other_model(folder, shapes, expected)
             setup.sharding.restore(weights, partial(_read, saved, group))
         setup.sharding.restore_state(_SavedState(saved))
-    return step
+    way = way_of(setup)
+    go_way(setup, (note.get("micro_batch", way[0]), note.get("checkpointing", way[1])))
+    return int(note["step"])
 
 
 def _other_model(
@@ -229,8 +233,16 @@ def _save_pipeline(folder: Path, family: Family, weights: Tensors) -> None:
     )
 
 
+def _note(step: int, setup: Setup) -> dict[str, Any]:
+    micro_batch, checkpointing = way_of(setup)
+    return {"step": step, "micro_batch": micro_batch, "checkpointing": checkpointing}
+
+
 def _save_state(
-    folder: Path, step: int, groups: Mapping[str, Tensors], state: Mapping[str, Tensors]
+    folder: Path,
+    note: Mapping[str, Any],
+    groups: Mapping[str, Tensors],
+    state: Mapping[str, Tensors],
 ) -> None:
     from safetensors.torch import save_file
 
@@ -247,7 +259,7 @@ def _save_state(
     save_file(tensors, file)
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    (folder / "state.json").write_text(json.dumps({"step": step, "sha256": digest}) + "\n")
+    (folder / "state.json").write_text(json.dumps({**note, "sha256": digest}) + "\n")
 
 
 def latest(run: Path) -> Path | None:

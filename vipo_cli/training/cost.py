@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,8 +33,11 @@ from vipo_cli.training.arrays import RaggedArray
 from vipo_cli.training.batches import training_batch
 from vipo_cli.training.cache import EncodedData
 from vipo_cli.training.loop import accumulate
+from vipo_cli.training.optimizers import state_bytes
 from vipo_cli.training.reference import trainable
 from vipo_cli.training.setup import assemble, frozen_type
+
+T = TypeVar("T")
 
 META = torch.device("meta")
 
@@ -86,6 +89,7 @@ class Cost:
         forward_flops: to predict one item.
         record_flops: of one record's share of an update: policy, reference and backward.
         weights: bytes of the denoiser's weights, and of the adapters'.
+        optimizer: bytes that the optimizer keeps.
         reference: bytes of weights that are kept beside them: frozen copies and averages.
         fixed: bytes that an update needs beside all weights, gradients and the optimizer's state,
             whatever the number of records that go through the model at once.
@@ -97,6 +101,7 @@ class Cost:
     forward_flops: int
     record_flops: int
     weights: int
+    optimizer: int
     reference: int
     fixed: int
     each: int
@@ -274,7 +279,8 @@ class Imitated(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
-        return FusedAttention.apply(self._ledger, query, key, value)  # type: ignore[no-untyped-call]
+        fused: Any = FusedAttention  # of which not every version of torch states the types
+        return fused.apply(self._ledger, query, key, value)
 
     def _to(self, dtype: torch.dtype, given: Any) -> Any:
         return tree_map(lambda value: self._as(dtype, value), given)
@@ -463,7 +469,7 @@ def measure_cost(
     count = Count(recipe, device)
     if checkpointing:
         network.enable_gradient_checkpointing(count.checkpoint)
-    parameters, weights = _size(network.parameters())
+    parameters, weights, unpacked = _kept(network, recipe.model.quantize)
     setup = assemble(
         trial(recipe), deepcopy(family, shared), stand_in(encoded, 1, items), OnPaper(), start
     )
@@ -477,21 +483,39 @@ def measure_cost(
         setup.cached = np.zeros((1, recipe.noise.draws or 1, items), np.float32)
     for value in trainable(setup.family).values():
         value.grad = torch.zeros_like(value)
-    batch = training_batch(setup, [0])
+    batch = Count(recipe, device).of(lambda: training_batch(setup, [0]))
     network.register_forward_hook(count.note_forward)
     count.of(lambda: accumulate(setup, batch, 1.0, last=True))
     # autocast keeps a copy of the weights that are trained for as long as a forward pass lasts
-    fixed = trained_bytes // 2 if recipe.model.precision == "bf16" else 0
+    cast = trained_bytes // 2 if recipe.model.precision == "bf16" else 0
     return Cost(
         parameters=parameters,
         trained=trained,
         forward_flops=count.forward_flops // count.rows,
         record_flops=count.ledger.flops,
         weights=weights if full else weights + trained_bytes,
+        optimizer=state_bytes(recipe, trainable(setup.family).values()),
         reference=reference,
-        fixed=fixed,
-        each=max(0, count.ledger.peak - fixed),
+        fixed=cast + unpacked,
+        each=max(0, count.ledger.peak - cast),
     )
+
+
+QUANTISED = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
+"""Bytes of a quantised weight; of nf4 with one scale in float32 for 64 of them."""
+
+
+def _kept(network: nn.Module, quantize: str) -> tuple[int, int, int]:
+    """Return numbers and bytes of a denoiser's weights, and bytes to unpack the largest of them.
+
+    It is matrices that are quantised.
+    """
+    parameters, weights = _size(network.parameters())
+    if quantize == "none":
+        return parameters, weights, 0
+    matrices = [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear)]
+    saved = sum(value.nbytes - int(QUANTISED[quantize] * value.numel()) for value in matrices)
+    return parameters, weights - saved, max(2 * value.numel() for value in matrices)
 
 
 class Count:
@@ -509,10 +533,10 @@ class Count:
         self.forward_flops, self.rows = 0, 1
         self._imitated = Imitated(self.ledger, lowered, raises=device == "cuda")
 
-    def of(self, work: Callable[[], Any]) -> None:
-        """Run work."""
+    def of(self, work: Callable[[], T]) -> T:
+        """Run work and return what it returns."""
         with self.ledger, self._imitated:
-            work()
+            return work()
 
     def note_forward(self, _: nn.Module, __: Any, output: Any) -> None:
         """Note what the first forward pass took; a forward hook."""

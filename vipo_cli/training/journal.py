@@ -4,7 +4,7 @@
     {"step": 250, "held_out": {...}}                  a measurement on records that are kept back
     {"step": 250, "pictures": {...}}                  validation samples against the base's
     {"step": 250, "alarm": {...}}                     something went wrong, or is over
-    {"step": 250, "micro_batch": 4}                   memory did not suffice for more at once
+    {"step": 250, "micro_batch": 4, ...}              memory did not suffice for more at once
     {"step": 250, "returned_to": 200, "alarm": {...}} what came after step 200 is undone
 
 Nothing is ever taken out of `metrics.jsonl` by a return; who reads it leaves out what was undone
@@ -27,6 +27,7 @@ from vipo_cli.training import checkpoint
 from vipo_cli.training.alarms import Alarm, Watch
 from vipo_cli.training.devices import from_main, is_main, process_count, wait
 from vipo_cli.training.held_out import measure_held_out
+from vipo_cli.training.out_of_memory import way_of
 from vipo_cli.training.rounds import steps_per_round
 from vipo_cli.training.samples import draw_samples, forget_samples
 from vipo_cli.training.setup import Setup
@@ -51,7 +52,7 @@ class Journal:
         self._run = run
         self._trackers = trackers
         self._told: list[str] = []
-        self._together = setup.micro_batch
+        self._way = way_of(setup)
         self._cause: Alarm | None = None
         lines = from_main(partial(read_lines, run / "metrics.jsonl"))
         self._take_up(lines)
@@ -92,14 +93,15 @@ class Journal:
         return back
 
     def note_micro_batch(self, step: int) -> None:
-        """Write down and tell if memory did not suffice for as many records at once as before."""
-        before, now = self._together, self._setup.micro_batch
-        if now == before:
+        """Write down and tell if memory did not suffice for updates made in the way of before."""
+        if (now := way_of(self._setup)) == self._way:
             return
-        self._together = now
-        self._write({"step": step, "micro_batch": now})
+        again = ", and activations are computed again" * (now[1] and not self._way[1])
+        records = "one record goes" if now[0] == 1 else f"{now[0]} records go"
+        self._way = now
+        self._write({"step": step, "micro_batch": now[0], "checkpointing": now[1]})
         self._told.append(
-            f"step {step}: out of memory; from here on {now} records go through the model at once, "
+            f"step {step}: out of memory; from here on {records} through the model at once{again}, "
             f"still {self._recipe.optimizer.batch_size} an update"
         )
 

@@ -20,7 +20,7 @@ from vipo_cli.training.adapters import provenance_labels
 from vipo_cli.training.batches import micro_batches, training_batch
 from vipo_cli.training.held_out import margins
 from vipo_cli.training.journal import Journal
-from vipo_cli.training.out_of_memory import is_out_of_memory, too_much
+from vipo_cli.training.out_of_memory import is_out_of_memory, need_less, too_much
 from vipo_cli.training.pull import Pull, current_beta, pull, saturation
 from vipo_cli.training.rounds import begin_round, steps_per_round
 from vipo_cli.training.setup import Setup, learning_rate
@@ -140,11 +140,11 @@ def update(setup: Setup, step: int) -> Pending:
 def _accumulated(setup: Setup, step: int) -> Tensor:
     """Add up an update's gradient over micro-batches; return the sum of their figures.
 
-    Where memory does not suffice, half as many records go through the model at once from here on,
-    and the update begins anew: its records, times and noise depend on their places alone.
+    Where memory does not suffice, updates need less of it from here on, and this one begins anew:
+    its records, times and noise depend on their places alone.
 
     Raises:
-        VipoError: one record is too much, or other processes may be waiting for this one already.
+        VipoError: they cannot need less, or other processes may be waiting for this one already.
     """
     while True:
         try:
@@ -152,10 +152,9 @@ def _accumulated(setup: Setup, step: int) -> Tensor:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if setup.micro_batch == 1 or setup.accelerator.num_processes > 1:
+            if setup.accelerator.num_processes > 1 or not need_less(setup):
                 raise too_much(setup.recipe, setup.micro_batch) from None
         setup.sharding.forget()
-        setup.micro_batch //= 2
         free_unused()
 
 
@@ -280,7 +279,7 @@ def steps(
                 yield from journal.measure(start)
             while done < recipe.run.steps:
                 if (number := round_due(recipe, done, begun)) is not None:
-                    yield from begin_round(setup, run, number)
+                    yield from begin_round(setup, run, number, done)
                 waiting.append(update(setup, done))
                 done += 1
                 journal.note_micro_batch(done)

@@ -1,10 +1,11 @@
 """What fits into memory: records that go through the model at once, and whether activations stay.
 
-What an update needs is counted on paper (`cost`) before any weight is read. A model small enough
-never to be short of memory is not counted.
+What an update needs is counted on paper (`cost`): once before anything is encoded, so that a device
+that is too small is told at once, and again for the largest of what was encoded where that differs.
+A model small enough never to be short of memory is not counted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from vipo_cli.models.family import Family
 from vipo_cli.models.lora_files import Lora
 from vipo_cli.models.sample import size_of
 from vipo_cli.recipe import Recipe
+from vipo_cli.training.buckets import buckets_of
 from vipo_cli.training.cache import EncodedData
-from vipo_cli.training.cost import Cost, Encodings, measure_cost
-from vipo_cli.training.optimizers import STATE
+from vipo_cli.training.cost import Cost, Encodings, encodings, measure_cost
 from vipo_cli.training.out_of_memory import ways_to_need_less
+from vipo_cli.training.setup import frozen_type
 
 SMALL = 10**8
 """Weights of a denoiser that is not worth counting."""
@@ -34,16 +36,49 @@ class Fit:
     Attributes:
         micro_batch: records that go through the model at once.
         checkpointing: whether activations are computed again instead of being kept.
+        room: records that would fit at once if a batch had as many; None where nobody has to ask.
         needed: bytes of an update, as counted; None where nothing was counted.
         available: bytes that are free for it.
         cost: what was counted.
+        counted_for: latents and number of a record's pictures or clips that were counted.
     """
 
     micro_batch: int
     checkpointing: bool
+    room: int | None = None
     needed: int | None = None
     available: int | None = None
     cost: Cost | None = None
+    counted_for: tuple[tuple[int, ...], int] | None = None
+
+
+def foresee(
+    recipe: Recipe, family: Family, accelerator: Any, start: Lora | None = None
+) -> Fit | None:
+    """Choose before anything is encoded: for pairs of pictures, or of the shortest clips.
+
+    Args:
+        recipe: what is asked for.
+        family: opened, its networks without weights.
+        accelerator: on whose device it has to fit.
+        start: the LoRA that training goes on from.
+
+    Returns:
+        None where nothing is counted.
+
+    Raises:
+        VipoError: not even one record fits.
+    """
+    if _is_told(recipe) or is_small(family):
+        return None
+    size = buckets_of(family, recipe.data).sizes[0]
+    if family.frame_stride:
+        size = replace(size, frames=1 + family.frame_stride)
+    try:
+        looks = encodings(family, size, frozen_type(recipe))
+        return choose(recipe, family, looks, 2, accelerator, start)
+    except RuntimeError:  # it looks at values, which paper has none of
+        return None
 
 
 def fit(
@@ -52,6 +87,7 @@ def fit(
     encoded: EncodedData,
     accelerator: Any,
     start: Lora | None = None,
+    foreseen: Fit | None = None,
 ) -> Fit:
     """Choose what the recipe leaves open, for the largest of the encoded pictures or clips.
 
@@ -61,16 +97,29 @@ def fit(
         encoded: the data.
         accelerator: on whose device it has to fit.
         start: the LoRA that training goes on from.
+        foreseen: what was chosen before the data were known.
 
     Raises:
         VipoError: not even one record fits.
     """
-    chosen, model = recipe.optimizer, recipe.model
-    told = chosen.micro_batch is not None and model.checkpointing != "auto"
-    if told or is_small(family):
-        return Fit(_asked(recipe, accelerator), model.checkpointing == "on")
-    items = max(2, encoded.items.shape[1])
-    return choose(recipe, family, _largest(family, encoded), items, accelerator, start)
+    asked, checkpointing = _asked(recipe, accelerator), recipe.model.checkpointing == "on"
+    if is_small(family):
+        return Fit(asked, checkpointing)
+    looks, items = _largest(family, encoded), max(2, encoded.items.shape[1])
+    if foreseen is not None and foreseen.counted_for == (looks.latents, items):
+        return foreseen
+    uncounted = Fit(asked, checkpointing, room=0)
+    if _is_told(recipe):
+        return uncounted
+    try:
+        return choose(recipe, family, looks, items, accelerator, start)
+    except RuntimeError:  # as above; the first updates show what fits
+        return uncounted
+
+
+def _is_told(recipe: Recipe) -> bool:
+    """Return whether a recipe leaves nothing open."""
+    return recipe.optimizer.micro_batch is not None and recipe.model.checkpointing != "auto"
 
 
 def is_small(family: Family) -> bool:
@@ -122,12 +171,13 @@ def choose(
             device=accelerator.device.type,
         )
         fixed = sum(standing(recipe, cost, processes).values())
-        records = int((available / MARGIN - fixed) // max(1, cost.each))
-        records = min(records, asked)
+        room = int((available / MARGIN - fixed) // max(1, cost.each))
+        records = min(room, asked)
         least = int(MARGIN * (fixed + cost.each * (chosen.micro_batch or 1)))
         if records >= (asked if chosen.micro_batch else 1):
             needed = int(MARGIN * (fixed + cost.each * records))
-            return Fit(records, checkpointing, needed, available, cost)
+            counted = looks.latents, items
+            return Fit(records, checkpointing, room, needed, available, cost, counted)
     raise VipoError(
         f"an update of `{model.name}` needs about {least / 1e9:.1f} GB, "
         f"and {available / 1e9:.1f} GB are free",
@@ -169,7 +219,7 @@ def standing(recipe: Recipe, cost: Cost, processes: int) -> dict[str, int]:
     parts = {
         "weights": cost.weights,
         "gradients": 4 * cost.trained,
-        "optimizer": int(STATE[recipe.optimizer.name] * cost.trained),
+        "optimizer": cost.optimizer,
         "reference": cost.reference,
         "activations": cost.fixed,
     }
@@ -195,12 +245,22 @@ def _free_in_system() -> int:
     return int(found["MemAvailable"].split()[0]) * 1024
 
 
-def _free_in_container() -> int:
-    place = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (
-            (place / f"memory.{what}").read_text().strip() for what in ("max", "current")
-        )
-    except OSError:
-        return 2**62
-    return 2**62 if limit == "max" else int(limit) - int(used)
+def _free_in_container(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return what the container's limit leaves, in the second or the first version of cgroups.
+
+    What it holds of files alone it gives back whenever it must, so that is free too.
+    """
+    names = {
+        root: ("memory.max", "memory.current", "inactive_file"),
+        root / "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    }
+    free = 2**62
+    for place, (limit, used, files) in names.items():
+        try:
+            told, taken = ((place / name).read_text().strip() for name in (limit, used))
+            counts = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+        except OSError:
+            continue
+        if told != "max":
+            free = min(free, int(told) - int(taken) + int(counts.get(files, 0)))
+    return free

@@ -4,6 +4,45 @@ import torch
 
 from vipo_cli.errors import VipoError
 from vipo_cli.recipe import Recipe
+from vipo_cli.training.precision import keep_less
+from vipo_cli.training.setup import Setup
+
+Way = tuple[int, bool]
+"""How updates are made to fit: records that go through the model at once, and whether activations
+are computed again."""
+
+
+def way_of(setup: Setup) -> Way:
+    """Return how updates are made now."""
+    return setup.micro_batch, setup.checkpointing
+
+
+def go_way(setup: Setup, way: Way) -> None:
+    """Let updates need no more memory from here on than they did when they were made in some way.
+
+    What is learnt rounds the same in the same way: a resumed run takes that of its checkpoint, even
+    if there is more memory now.
+    """
+    micro_batch, checkpointing = way
+    setup.micro_batch = min(setup.micro_batch, micro_batch)
+    if checkpointing and not setup.checkpointing:
+        setup.checkpointing, setup.room = True, setup.micro_batch
+        keep_less(getattr(setup.family.pipeline, setup.family.denoiser_name))
+
+
+def need_less(setup: Setup) -> bool:
+    """Let updates need less memory from here on; return whether there was still a way.
+
+    Half as many records go through the model at once; where that is one already and the recipe
+    leaves it open, activations are computed again.
+    """
+    before = way_of(setup)
+    micro_batch, checkpointing = before
+    if micro_batch > 1:
+        go_way(setup, (micro_batch // 2, checkpointing))
+    elif setup.recipe.model.checkpointing == "auto":
+        go_way(setup, (1, True))
+    return way_of(setup) != before
 
 
 def too_much(recipe: Recipe, micro_batch: int) -> VipoError:

@@ -4,7 +4,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from vipo_cli.errors import VipoError
 from vipo_cli.recipe import Recipe
@@ -35,7 +36,7 @@ def quantization(recipe: Recipe, device: torch.device) -> Any:
     )
 
 
-def set_up(recipe: Recipe, denoiser: nn.Module, device: torch.device) -> None:
+def set_up(recipe: Recipe, denoiser: Any, device: torch.device) -> None:
     """Let a denoiser compute as the recipe says; its weights are loaded and adapted.
 
     Args:
@@ -47,9 +48,39 @@ def set_up(recipe: Recipe, denoiser: nn.Module, device: torch.device) -> None:
         if recipe.model.precision == "bf16":  # what is left in float32 may use tensor cores too
             torch.set_float32_matmul_precision("high")
         if any(isinstance(module, nn.Conv2d) for module in denoiser.modules()):
-            denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            denoiser.to(memory_format=torch.channels_last)
     if recipe.model.compile:
         compile_blocks(denoiser)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Norm whose weights, kept in float32, are brought to the type of what comes in.
+
+    Autocast does that for matrix products alone; here the two types together are slow and earn a
+    warning.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Divide by the root of the mean square and multiply by the weights."""
+        weight = self.weight.to(x.dtype) if self.elementwise_affine else None
+        return functional.rms_norm(x, list(self.normalized_shape), weight, self.eps)
+
+
+def train_in_half(denoiser: nn.Module) -> None:
+    """Let a denoiser whose weights are all kept in float32 compute in half precision."""
+    for module in denoiser.modules():
+        if type(module) is nn.RMSNorm:
+            module.__class__ = RMSNorm
+
+
+def keep_in_half(reference: nn.Module) -> None:
+    """Keep of a frozen copy in half precision what autocast would bring there in every pass.
+
+    So it predicts to the bit what the denoiser did that it is a copy of, in about half the memory.
+    """
+    for module in reference.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            module.to(torch.bfloat16)
 
 
 def compile_blocks(denoiser: Any, **options: Any) -> None:

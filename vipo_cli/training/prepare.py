@@ -14,11 +14,12 @@ from vipo_cli.training.buckets import buckets_of
 from vipo_cli.training.cache import encode
 from vipo_cli.training.cached import measure_references
 from vipo_cli.training.devices import after_main, from_main, main_first, start_accelerator
-from vipo_cli.training.memory import fit
-from vipo_cli.training.precision import keep_less, set_up
+from vipo_cli.training.memory import fit, foresee
+from vipo_cli.training.out_of_memory import go_way
+from vipo_cli.training.precision import set_up
 from vipo_cli.training.prompts import choose_prompts, encode_own
 from vipo_cli.training.rounds import prepare_loop
-from vipo_cli.training.setup import Setup, assemble, frozen_type, load_denoiser, split
+from vipo_cli.training.setup import Setup, assemble, frozen_type, load_denoiser, networks, split
 
 
 def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]:
@@ -36,6 +37,7 @@ def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]
     family = after_main(partial(open_family, recipe.model.name))
     family.guidance = recipe.model.guidance
     start = after_main(partial(check_adapters, recipe, family, run))
+    foreseen = from_main(partial(foresee, recipe, family, accelerator, start))
     own = yield from encode_own(
         recipe, family, dtype=frozen_type(recipe), device=accelerator.device
     )
@@ -51,14 +53,14 @@ def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]
             device=accelerator.device,
         )
     )
-    chosen = from_main(partial(fit, recipe, family, encoded, accelerator, start))
+    chosen = from_main(partial(fit, recipe, family, encoded, accelerator, start, foreseen))
     yield Progress("loading the model", 0, 1)
     load_denoiser(recipe, family, accelerator)
-    if chosen.checkpointing:
-        keep_less(family.denoiser)
     setup = assemble(recipe, family, encoded, accelerator, start)
-    setup.micro_batch = chosen.micro_batch
-    set_up(recipe, getattr(family.pipeline, family.denoiser_name), accelerator.device)
+    go_way(setup, (chosen.micro_batch, chosen.checkpointing))
+    setup.room = chosen.room
+    for network in networks(setup):
+        set_up(recipe, network, accelerator.device)
     setup.prompts = choose_prompts(
         recipe, encoded, split(encoded.prompt, recipe.data.held_out)[1], own
     )

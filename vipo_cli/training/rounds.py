@@ -75,7 +75,7 @@ def prepare_loop(setup: Setup, run: Path) -> Work[None]:
     setup.held_out.base = yield from measure_base(setup)
 
 
-def begin_round(setup: Setup, run: Path, number: int) -> Work[None]:
+def begin_round(setup: Setup, run: Path, number: int, done: int | None = None) -> Work[None]:
     """Sample a round's data with the policy as it is, or go on with what was sampled.
 
     At the round's first step, what stands for the policy that the round began with is set to it:
@@ -85,6 +85,7 @@ def begin_round(setup: Setup, run: Path, number: int) -> Work[None]:
         setup: the run's state; its data become those of the round.
         run: the run directory.
         number: of the round, from 0.
+        done: updates made so far; where not given, all before the round.
 
     Raises:
         DataError: the reward tells too few of the samples apart.
@@ -97,7 +98,7 @@ def begin_round(setup: Setup, run: Path, number: int) -> Work[None]:
     data = yield from _sampled(setup, _sampling(setup, folder, stage, number + 1, records))
     setup.data, setup.train = data, np.arange(len(data))
     setup.round, setup.round_start = number, number * steps_per_round(recipe)
-    if _updates(setup) > setup.round_start:
+    if done is not None and done > setup.round_start:
         return
     if recipe.loop.kind == "spin":
         assert setup.moving is not None
@@ -109,11 +110,6 @@ def begin_round(setup: Setup, run: Path, number: int) -> Work[None]:
 def steps_per_round(recipe: Recipe) -> int:
     """Return how many steps a round has; the last one may have fewer."""
     return math.ceil(recipe.run.steps / recipe.loop.rounds)
-
-
-def _updates(setup: Setup) -> int:
-    """Return how many updates the weights have had, which the optimizer counts."""
-    return max((int(state["step"]) for state in setup.optimizer.state.values()), default=0)
 
 
 def _one_a_sample(setup: Setup, records: Rows) -> Rows:

@@ -30,7 +30,7 @@ from vipo_cli.recipe import Recipe
 from vipo_cli.training.adapters import make_trainable
 from vipo_cli.training.cache import EncodedData
 from vipo_cli.training.optimizers import make_optimizer
-from vipo_cli.training.precision import quantization
+from vipo_cli.training.precision import keep_in_half, quantization, train_in_half
 from vipo_cli.training.prompts import Prompts, sample_count
 from vipo_cli.training.reference import Snapshot
 from vipo_cli.training.sharding import Sharding, choose_sharding
@@ -78,6 +78,8 @@ class Setup:
         typical_margin: running mean of the margin's size, for an automatic beta.
         accelerator: devices, precision, processes.
         micro_batch: records that go through the model at once.
+        checkpointing: whether activations are computed again instead of being kept.
+        room: records that memory has room for at once, were a batch as large; None: any number.
         cached: errors of the reference at each record's fixed draws, (n, draws, items), or None.
         round: of a loop, from 0.
         round_start: the step that it began with.
@@ -103,6 +105,8 @@ class Setup:
     typical_margin: Tensor
     accelerator: Any
     micro_batch: int
+    checkpointing: bool = False
+    room: int | None = None
     cached: Floats | None = None
     round: int = 0
     round_start: int = 0
@@ -177,11 +181,16 @@ def assemble(
     following = recipe.reference.kind in ("ema", "copied") or recipe.loop.kind == "spin"
     compared = has_reference(kind) and recipe.reference.kind == "base" and not following
     copied = compared or recipe.noise.source == "inverted"
+    all_in_half = recipe.model.train == "full" and recipe.model.precision == "bf16"
+    if all_in_half:
+        train_in_half(family.denoiser)
     base = make_trainable(family, recipe, start, copied=copied)
     sharding = choose_sharding(recipe, accelerator)
     sharding.prepare(family, partial(make_optimizer, recipe))
     if base is not None and recipe.model.train == "full":
         with base() as frozen:
+            if all_in_half and recipe.run.sharding != "fsdp":  # which wants one type
+                keep_in_half(frozen.denoiser)
             sharding.hold(frozen.denoiser)
     moving = Snapshot(family) if following else None
     wants_old = kind is TimedPairErrors and recipe.objective.parameters.get("denominator") == "old"
@@ -206,6 +215,16 @@ def assemble(
         accelerator=accelerator,
         micro_batch=recipe.optimizer.micro_batch or recipe.optimizer.batch_size,
     )
+
+
+def networks(setup: Setup) -> list[Any]:
+    """Return the denoiser, and the copy of it that is the reference where there is one; bare."""
+    family = setup.family
+    found = [getattr(family.pipeline, family.denoiser_name)]
+    if setup.base is not None and setup.recipe.model.train == "full":
+        with setup.base() as frozen:
+            found.append(frozen.denoiser)
+    return found
 
 
 def refuse_unusable(recipe: Recipe, kind: type[Any], encoded: EncodedData) -> None:
