@@ -1,5 +1,3 @@
-import gc
-
 import pytest
 
 from vipo_cli.recipe import resolve_recipe
@@ -13,13 +11,6 @@ SMALL = {
     "run.checkpoint_every": 2,
     "optimizer.learning_rate": 1e-3,
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _nothing_old_to_look_through(tiny):
-    """Let the collector pass over what was imported: a run asks it twice to look everywhere."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")

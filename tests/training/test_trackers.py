@@ -70,7 +70,7 @@ def recorder(monkeypatch):
 def tracked(recipe):
     def make(**settings):
         chosen = {"run__trackers": ["tensorboard"], "run__held_out_every": 2, "run__samples": 2}
-        return recipe(**chosen | {"loop__sampling_steps": 1} | settings)
+        return recipe(**chosen | {"loop__sampling_steps": 2} | settings)
 
     return make
 
