@@ -121,11 +121,10 @@ def read_framed(data: bytes, size: Size) -> tuple[Pixels, Framing]:
     Of a clip the first `size.frames` frames are taken, at whatever rate they are.
 
     Raises:
-        DataError: broken media, too few frames, or one of picture and clip where the other is
-            needed.
+        DataError: broken media, too few frames, or a picture where a clip is needed.
     """
     if size.frames == 1:
-        return _frame(decode(data), size)
+        return _frame(next(read_frames(data)) if is_clip(data) else decode(data), size)
     if not is_clip(data):
         decode(data)  # complains about what is no picture
         raise DataError(f"a picture, where a clip of {size.frames} frames is needed")

@@ -139,7 +139,7 @@ def test_no_shape_meets_another_or_the_border(task):
 def test_a_shape_that_changes_colour_on_its_way_is_no_mover():
     clip = Clip((Item("circle", "blue", 0.3, 0.5, 0.4),), ((0.3, 0.0),))
     red = replace(clip, items=(replace(clip.items[0], colour="red"),))
-    frames = np.concatenate([render_clip(clip)[:4], render_clip(red)[4:]])
+    frames = np.concatenate([render_clip(clip)[:5], render_clip(red)[5:]])
     assert read_clip(frames) == []
 
 

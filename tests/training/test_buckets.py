@@ -76,11 +76,20 @@ def test_clips_of_a_record_are_as_long_as_the_shortest_allows(lengths, expected)
     assert buckets.fitting([seen(832, 480, frames) for frames in lengths]).frames == expected
 
 
+def test_a_clip_model_can_be_trained_on_pictures_if_asked_to():
+    pictures = [seen(832, 480), seen(832, 480, 81)]
+    assert buckets_of(WAN, Data(frames=1)).fitting(pictures).frames == 1
+    with pytest.raises(DataError, match="1 frames are too few: the model takes 5 at least"):
+        buckets_of(WAN, Data()).fitting(pictures)
+
+
 def test_media_too_small_or_too_short_are_refused():
     with pytest.raises(DataError, match="4 frames are too few: the model takes 5 at least"):
         buckets_of(WAN, Data()).fitting([seen(832, 480, 81), seen(832, 480, 4)])
     with pytest.raises(DataError, match=r"800 x 20 pixels are too small: .* 32 x 32 at least"):
         buckets_of(SDXL, Data()).fitting([seen(800, 20)])
+    with pytest.raises(DataError, match="a clip, where a picture is needed"):
+        buckets_of(SDXL, Data()).fitting([seen(1024, 1024, 9)])
 
 
 @pytest.mark.parametrize(
@@ -89,7 +98,6 @@ def test_media_too_small_or_too_short_are_refused():
         (SDXL, {"size": (1000, 1024)}, "data.size: the model takes multiples of 32 pixels"),
         (SDXL, {"frames": 9}, "data.frames: the model makes pictures, got `9`"),
         (WAN, {"frames": 16}, "data.frames: the model takes a multiple of 4 and one more"),
-        (WAN, {"frames": 1}, "data.frames: the model takes a multiple of 4 and one more"),
     ],
 )
 def test_sizes_that_the_model_cannot_take_are_refused(family, settings, message):

@@ -282,7 +282,9 @@ def test_absent_items_are_not_predicted_and_measure_zero(moved):
     whole = measure(moved.family, batch, moved.reference)
     present = batch.present.clone()
     present[1, 2] = False
-    part = measure(moved.family, replace(batch, present=present, complete=False), moved.reference)
+    part = measure(
+        moved.family, replace(batch, present=present, here=present.numpy()), moved.reference
+    )
     assert part.policy[1, 2] == part.reference[1, 2] == 0
     torch.testing.assert_close(part.policy[present], whole.policy[present], atol=1e-6, rtol=1e-5)
 

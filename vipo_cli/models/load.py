@@ -41,6 +41,7 @@ models: Registry[Callable[[], ModelSpec]] = Registry(
     "vipo.models",
     {
         "shapes-sd": "vipo_cli.shapes.model:shapes_sd",
+        "shapes-flow": "vipo_cli.shapes.model:shapes_flow",
         "sd15": "vipo_cli.models.sd:sd15",
         "sd21": "vipo_cli.models.sd:sd21",
         "sdxl": "vipo_cli.models.sdxl:sdxl",

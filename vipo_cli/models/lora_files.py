@@ -321,6 +321,8 @@ def _fitting(file: Path, layers: Lora, pipeline: Any, header: Mapping[str, str])
     for full, layer in layers.items():
         name = full.removeprefix(f"{part}.")
         module = modules.get(name) if name != full else None
+        if module is not None and hasattr(module, "get_base_layer"):  # an adapter is on it
+            module = module.get_base_layer()
         if not isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
             faults.append(f"`{full}`: no such layer")
         elif not _fits(layer, module.weight):

@@ -38,7 +38,7 @@ class Wan(PipelineFamily):
         config = pipeline.transformer.config
         _, rows, columns = config.patch_size
         self.multiple: int = lcm(space * rows, space * columns, PIPELINE_MULTIPLE)
-        self.size = _size(config, space, self.frame_stride)
+        self.size = _size(config, space, self.frame_stride, self.multiple)
         self._steps: int = pipeline.scheduler.config.num_train_timesteps
 
     def encode_media(self, pixels: Videos) -> tuple[Latents, Latents]:
@@ -121,13 +121,13 @@ def _refuse_other_kinds(pipeline: Any) -> None:
         )
 
 
-def _size(config: Any, space: int, stride: int) -> Size:
+def _size(config: Any, space: int, stride: int, multiple: int) -> Size:
     """Return the size of Wan 2.1, or what the rotary embedding has places for if that is less."""
     places = config.rope_max_seq_len
     time, rows, columns = config.patch_size
     return Size(
-        min(LARGEST.width, places * columns * space),
-        min(LARGEST.height, places * rows * space),
+        min(LARGEST.width, places * columns * space // multiple * multiple),
+        min(LARGEST.height, places * rows * space // multiple * multiple),
         min(LARGEST.frames, 1 + stride * (places * time - 1)),
     )
 

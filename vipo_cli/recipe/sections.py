@@ -130,7 +130,11 @@ class Data(OpenSection):
     ] = True
     frames: Annotated[
         int | None,
-        Field(ge=1, description="Most frames of a clip; what the model was made for where absent."),
+        Field(
+            ge=1,
+            description="Most frames of a clip, 1: its first alone, as a picture; what the model "
+            "was made for where absent.",
+        ),
     ] = None
     caption_dropout: Annotated[
         float, Field(ge=0, le=1, description="Share of pairs trained with the empty prompt.")

@@ -126,7 +126,7 @@ def _slot_targets(captions: list[ClipCaption]) -> dict[str, Int[Tensor, " b"]]:
 
 
 def make_autoencoder(seed: int = 0) -> Any:
-    """Return an untrained AutoencoderKLWan: 7 x 32 x 32 pixels to 4 x 8 x 8 latents of 8.
+    """Return an untrained AutoencoderKLWan: 9 x 32 x 32 pixels to 5 x 8 x 8 latents of 8.
 
     Wan 2.1 itself packs 4 x 8 x 8 pixels together; in clips this small so little would be left of
     a shape that the autoencoder needs ten times as long to find its edges again.
@@ -298,7 +298,7 @@ def make_transformer(seed: int = 0) -> Any:
     return WanTransformer3DModel(
         patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=32, in_channels=LATENTS,
         out_channels=LATENTS, text_dim=WIDTH, freq_dim=64, ffn_dim=256, num_layers=4,
-        rope_max_seq_len=4,
+        rope_max_seq_len=5,
     )  # fmt: skip
 
 

@@ -18,8 +18,8 @@ TASKS: tuple[Task, ...] = get_args(Task)
 Dimension = Literal["object", "colour", "direction"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
-FRAMES = 7
-FRAMES_PER_SECOND = 4
+FRAMES = 9
+FRAMES_PER_SECOND = 8
 DIRECTIONS: dict[str, tuple[int, int]] = {
     "left": (-1, 0),
     "right": (1, 0),

@@ -10,6 +10,7 @@ then, in which nothing of it is lost.
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,12 @@ def load_adapter(family: Family, file: Path, name: str) -> None:
         ModelError: it is damaged, or not for this model.
     """
     check_lora(file, family.pipeline)
-    family.pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)
+    with warnings.catch_warnings():
+        # a second adapter is meant: what training started from
+        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+        family.pipeline.load_lora_weights(
+            str(file.parent), weight_name=file.name, adapter_name=name
+        )
 
 
 def adapter_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

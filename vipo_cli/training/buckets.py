@@ -33,7 +33,8 @@ class Buckets:
         """Return the size for all media of a record.
 
         Raises:
-            DataError: one is too small or too short for the model.
+            DataError: one is too small or too short for the model, or a clip where it makes
+                pictures.
         """
         for found in media:
             if min(found.width, found.height) < self.multiple:
@@ -44,9 +45,11 @@ class Buckets:
         ratio = sum(math.log(found.width / found.height) for found in media) / len(media)
         best = min(self.sizes, key=lambda size: abs(math.log(size.width / size.height) - ratio))
         if not self.stride:
+            if any(found.frames > 1 for found in media):
+                raise DataError("a clip, where a picture is needed")
             return best
         shortest = min(found.frames for found in media)
-        if shortest <= self.stride:
+        if shortest <= self.stride and best.frames > 1:
             raise DataError(
                 f"{shortest} frames are too few: the model takes {self.stride + 1} at least"
             )
@@ -70,7 +73,7 @@ def buckets_of(family: Family, data: Data) -> Buckets:
     stride = family.frame_stride
     if not stride and frames > 1:
         raise RecipeError(f"data.frames: the model makes pictures, got `{frames}` frames")
-    if stride and ((frames - 1) % stride or frames == 1):
+    if stride and (frames - 1) % stride:
         raise RecipeError(
             f"data.frames: the model takes a multiple of {stride} and one more, got `{frames}`"
         )
