@@ -172,17 +172,41 @@ def test_the_transformer_is_called_as_its_pipeline_calls_it(family, expanded):
         assert_same_call(found[0], calls[0])
 
 
-def test_official_configurations_are_clips_of_480p(family, monkeypatch):
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        pytest.param(1024, Size(832, 480, 81), id="official, 480p"),
+        pytest.param(5, Size(80, 80, 17), id="few places"),
+    ],
+)
+def test_its_size_is_what_the_rotary_embedding_has_places_for(
+    family, monkeypatch, places, expected
+):
     from vipo_cli.models.wan import Wan
 
     monkeypatch.setattr(family.pipeline, "vae_scale_factor_spatial", 8)
-    family.pipeline.transformer.register_to_config(rope_max_seq_len=1024)
+    transformer = family.pipeline.transformer
+    before = transformer.config.rope_max_seq_len
+    transformer.register_to_config(rope_max_seq_len=places)
     try:
-        official = Wan(family.pipeline)
+        found = Wan(family.pipeline)
     finally:
-        family.pipeline.transformer.register_to_config(rope_max_seq_len=4)
-    assert official.size == Size(832, 480, 81)
-    assert (official.multiple, official.frame_stride) == (16, 4)
+        transformer.register_to_config(rope_max_seq_len=before)
+    assert found.size == expected
+    assert (found.multiple, found.frame_stride) == (16, 4)
+
+
+def test_sides_are_multiples_that_the_pipeline_takes(family, monkeypatch):
+    from vipo_cli.models.wan import Wan
+
+    transformer = family.pipeline.transformer
+    before = transformer.config.rope_max_seq_len
+    monkeypatch.setattr(family.pipeline, "vae_scale_factor_spatial", 4)
+    transformer.register_to_config(rope_max_seq_len=5)
+    try:
+        assert Wan(family.pipeline).size == Size(32, 32, 17)
+    finally:
+        transformer.register_to_config(rope_max_seq_len=before)
 
 
 @pytest.mark.parametrize(

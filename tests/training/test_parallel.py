@@ -258,7 +258,8 @@ def test_accelerate_launches_it_too(tiny, alone, tmp_path):
     method, settings = RUNS["lora"]
     settings = [f"--set={key}={value}" for key, value in (SMALL | settings).items()]
     words = ["train", "--model", tiny, "--method", method, "--out", tmp_path / "run", *settings]
-    options = ["--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
+    # with --cpu accelerate starts one process, whatever number it is told
+    options = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
     found = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "vipo_cli",
          *map(str, words), "--json"],
@@ -269,6 +270,7 @@ def test_accelerate_launches_it_too(tiny, alone, tmp_path):
     document = json.loads(found.stdout)  # once, though both came to it
     assert document["status"] == "complete"
     assert document["run"] == str(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["processes"] == 2
     assert found.stderr.count("run     ") == 1
     assert_same(alone("lora"), tmp_path / "run")
 

@@ -1,5 +1,6 @@
 """References that move, and errors of the reference that were measured before."""
 
+import json
 import shutil
 
 import numpy as np
@@ -81,6 +82,25 @@ def test_errors_cached_with_other_settings_are_refused_with_what_differs(recipe,
     assert "were measured with other settings" in caught.value.message
     assert list(caught.value.details) == ["data.caption_dropout: `0.0` there, `0.1` here"]
     assert "reference.path" in caught.value.hint
+
+
+def moved(chosen, folder):
+    """Return a recipe for a copy of its model."""
+    model = chosen.model.model_copy(update={"name": str(folder)})
+    return chosen.model_copy(update={"model": model})
+
+
+def test_the_same_weights_under_another_scheduler_are_another_model(recipe, tmp_path):
+    chosen = cache(recipe, tmp_path)
+    prepared(chosen, tmp_path)
+    other = tmp_path / "other"
+    shutil.copytree(chosen.model.name, other)
+    file = other / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"prediction_type": "v_prediction"}))
+    with pytest.raises(ModelError) as caught:
+        prepared(moved(chosen, other), tmp_path)
+    assert list(caught.value.details) == ["predicts: `epsilon` there, `velocity` here"]
 
 
 def test_errors_of_another_model_are_noticed_before_the_first_step(recipe, tmp_path):

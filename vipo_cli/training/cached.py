@@ -132,10 +132,15 @@ def _measure_all(setup: Setup) -> Work[Floats]:
 
 def _settings(setup: Setup) -> dict[str, Any]:
     """Return all that cached errors depend on."""
-    recipe = setup.recipe
+    recipe, family = setup.recipe, setup.family
     assert isinstance(setup.data, EncodedData)
+    levels = family.noise_level(torch.linspace(0.1, 0.9, 5, device=setup.accelerator.device))
     return {
         "model": _weights_fingerprint(setup),
+        "predicts": family.target,
+        # the same weights under another scheduler are another model
+        "noise_levels": [f"{value:.4f}" for value in (*levels.alpha, *levels.sigma)],
+        "guidance": family.guidance,
         "data": setup.data.fingerprint,
         "time": recipe.time.model_dump(),
         "noise": recipe.noise.model_dump(),
