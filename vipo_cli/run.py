@@ -197,3 +197,10 @@ def _commit() -> str | None:
         ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     return found.stdout.strip() or None
+
+
+def draws_clips(run: Path) -> bool:
+    """Tell whether the model of a run draws clips; pictures where its provenance does not say."""
+    file = run / "provenance.json"
+    about = json.loads(file.read_text()) if file.is_file() else {}
+    return int(about.get("model", {}).get("frames", 1)) > 1

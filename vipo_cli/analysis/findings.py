@@ -85,6 +85,7 @@ class About:
         checkpoints: steps of the checkpoints that are there.
         has_curve: whether `vipo analyze gradients` can draw the method.
         has_reference: whether its beta pulls towards a reference; else it weighs the preference.
+        clips: whether the model draws clips.
     """
 
     run: str
@@ -96,6 +97,7 @@ class About:
     checkpoints: tuple[int, ...] = ()
     has_curve: bool = False
     has_reference: bool = True
+    clips: bool = False
 
     def again(self, key: str, value: float) -> str:
         """Return the command that runs the recipe with another setting."""
@@ -126,6 +128,8 @@ class About:
 
     def evaluate(self, step: int | None = None) -> Advice:
         """Advise to evaluate the run, or its checkpoint nearest to a step."""
+        if self.clips:  # which no benchmark takes yet
+            return (("see what it draws", f"open {self.run}/samples.png"),)
         if step is None or not self.checkpoints:
             return (("see what it draws", f"vipo eval geneval {self.run}"),)
         nearest = min(self.checkpoints, key=lambda each: (abs(each - step), each))

@@ -281,7 +281,7 @@ def _summary(recipe: "Recipe", result: "Result") -> str:
     lines += [
         f"{pairs / result.seconds:.1f} pairs/s, {result.seconds:.0f} s of training",
         f"checkpoint {result.checkpoint}",
-        f"next: vipo eval geneval {result.run}",
+        f"next: vipo {'analyze dynamics' if result.clips else 'eval geneval'} {result.run}",
     ]
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from vipo_cli.errors import VipoError, did_you_mean
 from vipo_cli.objectives import has_reference, objectives, record_of
 from vipo_cli.objectives.slope import methods_of_the_logit
 from vipo_cli.recipe.files import read_yaml
-from vipo_cli.run import read_lines
+from vipo_cli.run import draws_clips, read_lines
 
 
 def measure_dynamics(run: Path) -> tuple[Dynamics, About]:
@@ -78,4 +78,5 @@ def describe_run(run: Path) -> About:
         checkpoints=tuple(sorted(steps)),
         has_curve=method in methods_of_the_logit(),
         has_reference=method not in objectives or has_reference(record_of(method)),
+        clips=draws_clips(run),
     )

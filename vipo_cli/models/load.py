@@ -42,6 +42,7 @@ models: Registry[Callable[[], ModelSpec]] = Registry(
     {
         "shapes-sd": "vipo_cli.shapes.model:shapes_sd",
         "shapes-flow": "vipo_cli.shapes.model:shapes_flow",
+        "shapes-video": "vipo_cli.shapes.model:shapes_video",
         "sd15": "vipo_cli.models.sd:sd15",
         "sd21": "vipo_cli.models.sd:sd21",
         "sdxl": "vipo_cli.models.sdxl:sdxl",

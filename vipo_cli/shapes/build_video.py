@@ -1,13 +1,13 @@
-"""Build `shapes-video` but for its denoiser, which `vipo train` trains.
+"""Build `shapes-video` but for its denoiser, which `vipo train` trains: on pictures, then on clips.
 
-    python -m vipo_cli.shapes.build_video parts out/untrained-video
-    vipo train --recipe shapes-video/pretrain --model out/untrained-video --out out/pretrained-video
-    python -m vipo_cli.shapes.build_video pack out/pretrained-video/checkpoints/step-004000
+    python -m vipo_cli.shapes.build_video parts out/video
+    vipo train --recipe shapes-video/pretrain-pictures --model out/video --out out/pic
+    vipo train --recipe shapes-video/pretrain --model out/pic/checkpoints/step-010000 --out out/clip
+    python -m vipo_cli.shapes.build_video pack out/clip/checkpoints/step-007000
 
 As in `vipo_cli.shapes.build`: the first command writes a complete Wan pipeline whose transformer is
-still random, the second trains the transformer with the project's own engine, the third puts the
-result in half precision where the package keeps it. The package holds no `shapes-video` yet: its
-autoencoder has not been trained to the end.
+still random, the next two train the transformer with the project's own engine, the last puts the
+result in half precision where the package keeps it.
 """
 
 import sys

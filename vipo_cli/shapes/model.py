@@ -29,3 +29,15 @@ def shapes_flow() -> ModelSpec:
         prompts="shapes",
         licence="Apache-2.0",
     )
+
+
+def shapes_video() -> ModelSpec:
+    """Wan-shaped model of the embedded shapes world: clips of 9 frames, 32 px."""
+    return ModelSpec(
+        "shapes-video",
+        str(Path(__file__).parent / "assets" / "shapes-video"),
+        recipe="shapes-video/diffusion-dpo",
+        sampling_steps=16,
+        guidance=2.0,
+        licence="Apache-2.0",
+    )

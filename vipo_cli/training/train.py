@@ -22,7 +22,15 @@ from vipo_cli.errors import VipoError
 from vipo_cli.models.lora_files import START_FILE
 from vipo_cli.models.parts import fingerprint_parts
 from vipo_cli.recipe import Recipe, check_recipe, read_yaml
-from vipo_cli.run import Progress, Work, environment, read_lines, write_json, writing
+from vipo_cli.run import (
+    Progress,
+    Work,
+    draws_clips,
+    environment,
+    read_lines,
+    write_json,
+    writing,
+)
 from vipo_cli.training import checkpoint, loop
 from vipo_cli.training.adapters import named_start
 from vipo_cli.training.devices import after_main, from_main, is_main, start_accelerator
@@ -51,6 +59,7 @@ class Result:
         seconds: time spent in updates, resumed stretches together.
         alarms: what went wrong on the way, each with its step.
         samples: where validation samples are shown, or None.
+        clips: whether the model draws clips.
         peak_memory_bytes: of the device, or of the process on a CPU.
     """
 
@@ -64,6 +73,7 @@ class Result:
     seconds: float
     alarms: tuple[dict[str, Any], ...]
     samples: Path | None
+    clips: bool
     peak_memory_bytes: int
 
 
@@ -193,6 +203,7 @@ def provenance(recipe: Recipe, pairs: Sequence[Record], setup: Setup) -> dict[st
         "model": {
             "name": recipe.model.name,
             "fingerprint": fingerprint_parts(setup.family, [setup.family.denoiser_name]),
+            "frames": setup.family.size.frames,
         },
         "data": {
             "name": recipe.data.name,
@@ -233,6 +244,7 @@ def summarise(
         seconds=sum(record["seconds"] for record in records),
         alarms=tuple(alarm_of(line) for line in written if "alarm" in line),
         samples=run / "samples.png" if (run / "samples.png").is_file() else None,
+        clips=draws_clips(run),
         peak_memory_bytes=peak_memory_bytes(),
     )
 
