@@ -268,13 +268,13 @@ def test_a_few_broken_pairs_are_named_counted_and_left_out(train, table, picture
     status, text, err = train(*words, *limit, "--json")
     assert status == 0
     assert json.loads(text)["broken_pairs"] == 2
-    assert "warning: 2 pairs have broken media and were left out\n" in err
+    assert "warning: 2 pairs cannot be used and were left out\n" in err
     assert f"  pair 3: winner `{file.parent / 'cut.jpg'}`: broken picture: " in err
     assert f"  pair 8: loser `{file.parent / 'text.jpg'}`: neither a picture nor a clip\n" in err
     assert "left out 2 broken pairs" in train(*words, *limit)[1]
     status, _, err = train(*words, "--out", "over")
     assert status == 1
-    assert "error: 2 of 30 pairs have broken media, more than the limit of 5%" in err
+    assert "error: 2 of 30 pairs cannot be used, more than the limit of 5%" in err
     assert "pair 8: loser `" in err
     assert not Path("over").exists()
 
@@ -350,7 +350,7 @@ def test_missing_media_are_told(fails, table):
             row[1] = "nothing.png"
 
     error = fails("--data", table(spoil))
-    assert "30 of 30 pairs have broken media" in error
+    assert "30 of 30 pairs cannot be used" in error
     assert "pair 0: winner: cannot read `" in error
     assert "No such file or directory" in error
 

@@ -78,7 +78,7 @@ def test_too_many_broken_pairs_are_an_error(columns):
     broken = [Broken(8, why_broken(bad))]
     with pytest.raises(DataError) as caught:
         refuse_broken(broken, 9, limit=0.05)
-    assert caught.value.message.startswith("1 of 9 pairs have broken media, more than the limit")
+    assert caught.value.message.startswith("1 of 9 pairs cannot be used, more than the limit")
     assert caught.value.details == ("pair 8: winner: not a picture",)
     refuse_broken(broken, 21, limit=0.05)
     for found, pairs in (([], 0), (broken, 1)):

@@ -133,7 +133,7 @@ def test_broken_pictures_are_left_out_counted_and_limited(family, pairs):
     encoded = encode(family, pairs, "broken", limit=0.5)
     assert len(encoded) == 4
     assert [found.index for found in encoded.broken] == [2, 4]
-    with pytest.raises(DataError, match=r"2 of 6 pairs have broken media") as raised:
+    with pytest.raises(DataError, match=r"2 of 6 pairs cannot be used") as raised:
         encode(family, pairs, "broken", limit=0.1)
     assert "pair 2" in raised.value.details[0]
 

@@ -252,7 +252,7 @@ def _with_values(name: str, parameters: dict[str, Any]) -> str:
 
 
 def _left_out(result: "Result") -> str:
-    lines = [f"{len(result.broken):,} pairs have broken media and were left out"]
+    lines = [f"{len(result.broken):,} pairs cannot be used and were left out"]
     lines += [f"  {each}" for each in result.broken[:SHOWN]]
     if len(result.broken) > SHOWN:
         lines.append(f"  and {len(result.broken) - SHOWN:,} more")

@@ -58,10 +58,10 @@ def refuse_broken(broken: Sequence[Broken], records: int, limit: float) -> None:
     if not records:
         raise DataError("the data set has no pairs")
     raise DataError(
-        f"{len(broken):,} of {records:,} {broken[0].kind}s have broken media, "
+        f"{len(broken):,} of {records:,} {broken[0].kind}s cannot be used, "
         f"more than the limit of {limit:.0%}",
         details=[str(each) for each in broken[:5]],
-        hint="vipo data check lists them all; repair or remove them",
+        hint="replace or remove them; vipo data check lists all that are broken",
     )
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -238,13 +239,14 @@ def _is_hub_failure(error: BaseException) -> bool:
 
 
 def _quieten() -> None:
-    """Keep the libraries' own bars and notices off the terminal; errors still come through."""
+    """Keep the libraries' own bars and notices off the terminal."""
     import diffusers.utils.logging
     import transformers.utils.logging
 
     for logging in (diffusers.utils.logging, transformers.utils.logging):
         logging.disable_progress_bar()
         logging.set_verbosity_error()
+    diffusers.utils.logging.set_verbosity(CRITICAL)  # it prints errors that it raises too
 
 
 def _pipeline_class(spec: ModelSpec) -> str | None:

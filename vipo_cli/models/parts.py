@@ -238,4 +238,5 @@ def _with_weights(found: Any, folder: Path, part: str, options: dict[str, Any]) 
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return first.removeprefix("Error ")

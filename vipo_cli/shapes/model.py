@@ -25,7 +25,7 @@ def shapes_flow() -> ModelSpec:
         str(Path(__file__).parent / "assets" / "shapes-flow"),
         recipe="shapes-flow/diffusion-dpo",
         sampling_steps=14,
-        guidance=3.0,
+        guidance=2.0,
         prompts="shapes",
         licence="Apache-2.0",
     )
