@@ -30,7 +30,9 @@ def test_people_get_a_table_of_80_columns_and_paths(run):
     result = geneval(run)
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert (
+        max(len(line) for line in lines if "/" not in line) <= 80
+    )  # paths are as long as they are
     assert [line.split()[0] for line in lines[3:10]] == [
         "single_object", "two_object", "counting", "colors", "position", "color_attr", "overall",
     ]  # fmt: skip

@@ -28,7 +28,8 @@ def build(folder: Path, seed: int = 0, *, rotary: bool = True) -> Path:
     vae = AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * 3, up_block_types=("CogVideoXUpBlock3D",) * 3,
         block_out_channels=(4, 4, 8), layers_per_block=1, latent_channels=4, norm_num_groups=2,
-        sample_height=32, sample_width=32, scaling_factor=0.7 if rotary else 1.15258426,
+        # of tiles, twice over; diffusers makes clips larger if a tile's overlap is no whole latent
+        sample_height=48, sample_width=40, scaling_factor=0.7 if rotary else 1.15258426,
     )  # fmt: skip
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=1, attention_head_dim=16, in_channels=4, out_channels=4,
