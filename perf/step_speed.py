@@ -7,10 +7,12 @@ pictures are decoded from JPEG and encoded by the autoencoder, the prompt by the
 reference is a second forward pass, and the loss is read at once. Ours reads latents and embeddings
 from the cache, computes the reference too or reads its errors (those of fixed draws of time and
 noise, measured once), and reads the loss a step later.
-Steps alternate in one process, and each pair of steps must agree in its loss to 1e-6. Prints JSON.
+Steps alternate in one process, from the same weights, and say how far their losses are apart.
+Prints JSON.
 """
 
 import argparse
+import copy
 import io
 import json
 import statistics
@@ -31,7 +33,10 @@ SIDE = 256
 
 
 def unet(folder: Path) -> None:
-    """A small Stable Diffusion; beside its UNet the autoencoder costs less than SD 1.5's does."""
+    """A small Stable Diffusion; heads as wide as in SDXL, the autoencoder's cost as in SD 1.5.
+
+    There a picture's encoding is 1.39 times the operations of a prediction.
+    """
     from diffusers import (
         DDIMScheduler,
         StableDiffusionPipeline,
@@ -41,10 +46,10 @@ def unet(folder: Path) -> None:
     from perf.public import SCALED_LINEAR
 
     StableDiffusionPipeline(
-        vae=_vae(32, 4), text_encoder=_clip(256, 6), tokenizer=_tokenizer(),
+        vae=_vae(36, 4), text_encoder=_clip(256, 6), tokenizer=_tokenizer(),
         unet=UNet2DConditionModel(
             sample_size=SIDE // 8, block_out_channels=(96, 192, 384, 384), cross_attention_dim=256,
-            attention_head_dim=8, layers_per_block=2,
+            attention_head_dim=(2, 4, 8, 8), layers_per_block=2,
         ),
         scheduler=DDIMScheduler(**SCALED_LINEAR), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
@@ -52,7 +57,10 @@ def unet(folder: Path) -> None:
 
 
 def dit(folder: Path) -> None:
-    """A small SD3: two CLIPs and a T5, joint attention, rectified flow."""
+    """A small SD3: two CLIPs and a T5, joint attention, rectified flow; costs as SD3.5 Medium's.
+
+    At 512 px a picture's encoding is 0.46 and a prompt's 1.03 times the operations of a prediction.
+    """
     from diffusers import (
         FlowMatchEulerDiscreteScheduler,
         SD3Transformer2DModel,
@@ -64,7 +72,7 @@ def dit(folder: Path) -> None:
 
     t5 = make_t5_tokenizer(128)
     encoder = T5EncoderModel(
-        T5Config(vocab_size=len(t5), d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=8)
+        T5Config(vocab_size=len(t5), d_model=512, d_kv=64, d_ff=1024, num_layers=14, num_heads=8)
     )
     StableDiffusion3Pipeline(
         transformer=SD3Transformer2DModel(
@@ -72,7 +80,7 @@ def dit(folder: Path) -> None:
             num_attention_heads=8, attention_head_dim=48, caption_projection_dim=384,
             joint_attention_dim=512, pooled_projection_dim=512, pos_embed_max_size=32,
         ),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=_vae(32, 16),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=_vae(20, 16),
         text_encoder=_clip(256, 6, 256), tokenizer=_tokenizer(),
         text_encoder_2=_clip(256, 6, 256), tokenizer_2=_tokenizer(),
         text_encoder_3=encoder, tokenizer_3=t5,
@@ -88,7 +96,7 @@ def _vae(width: int, channels: int) -> Any:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(width, 2 * width, 4 * width, 4 * width), layers_per_block=2,
-        latent_channels=channels, norm_num_groups=16, sample_size=SIDE,
+        latent_channels=channels, norm_num_groups=4, sample_size=SIDE,
     )  # fmt: skip
 
 
@@ -144,8 +152,8 @@ def public_update(setup: Any, encoders: Any, records: Any, rows: Any, micro: int
 def public_backward(setup: Any, encoders: Any, records: Any, rows: Any, share: float) -> float:
     """Go forward and backward with some pairs, at the time and the noise that ours draws.
 
-    The latents are encoded, and then those of the cache are taken: their rounding differs with the
-    size of the encoder's batch, and beta would make that a thousand times as large.
+    Pictures and prompts are encoded, and then those of the cache are taken: their rounding differs
+    with the size of the encoders' batches, and beta would make that a thousand times as large.
     """
     from vipo_cli.training.draw import FIXED, sample_generator, time_at
 
@@ -166,6 +174,8 @@ def public_backward(setup: Any, encoders: Any, records: Any, rows: Any, share: f
     kept = setup.data.mean.read(places), setup.data.std.read(places)
     torch.testing.assert_close(mean, kept[0], atol=1e-4, rtol=1e-3)
     mean, std = kept
+    told = setup.data.condition(setup.data.prompt[rows])
+    torch.testing.assert_close(condition, told, atol=1e-4, rtol=1e-3)
     times, noises = [], []
     for generator in generators:
         times.append(torch.rand((), generator=generator))
@@ -176,7 +186,7 @@ def public_backward(setup: Any, encoders: Any, records: Any, rows: Any, share: f
     time_ = time_at(recipe.time, torch.stack(times)).repeat(2)
     level = family.noise_level(time_)
     x_t, target = level.mix(x0, eps), level.target(family.target, x0, eps)
-    told = {name: value.repeat(2, *[1] * (value.ndim - 1)) for name, value in condition.items()}
+    told = {name: value.repeat(2, *[1] * (value.ndim - 1)) for name, value in told.items()}
 
     def errors() -> torch.Tensor:
         found = (family.predict(x_t, time_, told) - target).square().flatten(1).mean(1)
@@ -244,11 +254,14 @@ def compare(name: str, place: Path, steps: int, batch: int) -> dict[str, Any]:
         began[kind] = time.perf_counter() - started
     encoders = load_family(str(place / name))
     taken: dict[str, list[float]] = {kind: [] for kind in setups}
-    worst = 0.0
+    worst = dict.fromkeys(KINDS[1:], 0.0)
     for step in range(steps):
         where = _place(setups["public"], range(step * batch, (step + 1) * batch))
         losses = {}
+        # one ulp in a gradient is a step of AdamW's the other way, and beta makes much of that
+        start = copy.deepcopy(setups["live"].family.denoiser.state_dict())
         for kind, setup in setups.items():
+            setup.family.denoiser.load_state_dict(start)
             started = time.perf_counter()
             if kind in ("public", "public_one_by_one"):
                 micro = batch if kind == "public" else 1
@@ -256,7 +269,8 @@ def compare(name: str, place: Path, steps: int, batch: int) -> dict[str, Any]:
             else:
                 losses[kind] = update(setup, step).record().loss
             taken[kind].append(time.perf_counter() - started)
-        worst = max(worst, *(abs(losses["public"] - losses[kind]) for kind in ("live", "cached")))
+        for kind, most in worst.items():
+            worst[kind] = max(most, abs(losses[kind] - losses["public"]))
     typical = {kind: statistics.median(values[1:]) for kind, values in taken.items()}
     return {
         "pairs": batch,

@@ -22,7 +22,7 @@ from vipo_cli.data.columns import (
     read_column,
 )
 from vipo_cli.data.lazy import ListedRecords
-from vipo_cli.data.prompts import SHOWN, listed, prompt_problems, refuse
+from vipo_cli.data.prompts import SHOWN, listed, prompt_problems, refuse, refuse_nothing
 from vipo_cli.data.record import PreferencePair, Record
 from vipo_cli.errors import DataError
 
@@ -47,8 +47,7 @@ def open_table(file: Path, limit: int | None = None, ties: Ties = "drop") -> Lis
         kept = np.flatnonzero(~tied[0]).tolist()
         dropped = {f"a tie ({tied[1]})": int(tied[0].sum())}
     if not kept:
-        counts = [f"{count:,} rows: {reason}" for reason, count in dropped.items()]
-        raise DataError(f"no {layout.kind}s in `{file}`", details=counts)
+        refuse_nothing(file, layout.kind, len(rows), dropped)
     kept = kept[:limit]
     rows, numbers = [rows[row] for row in kept], [numbers[row] for row in kept]
 

@@ -30,7 +30,7 @@ from vipo_cli.data.columns import (
     read_column,
 )
 from vipo_cli.data.lazy import LazyRecords
-from vipo_cli.data.prompts import SHOWN, listed, prompt_problems, refuse
+from vipo_cli.data.prompts import SHOWN, listed, prompt_problems, refuse, refuse_nothing
 from vipo_cli.data.record import Record
 from vipo_cli.errors import DataError
 from vipo_cli.media import Media, content_hash
@@ -209,8 +209,7 @@ def open_parquet(
     refuse(files[0] if len(files) == 1 else files[0].parent, problems)
     dropped = {reason: count for reason, count in dropped.items() if count}
     if not len(chosen):
-        counts = [f"{count:,} rows: {reason}" for reason, count in dropped.items()]
-        raise DataError(f"no {layout.kind}s in `{files[0]}`: {rows:,} rows", details=counts)
+        refuse_nothing(files[0], layout.kind, rows, dropped)
     kept_rows = (chosen, second_wins[chosen])
     return ParquetRecords(groups, (layout, found), prompts, kept_rows, dropped)
 

@@ -1,6 +1,7 @@
 """What a prompt must be before anything is built on it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -49,3 +50,24 @@ def refuse(source: object, problems: Sequence[str], hint: str | None = None) -> 
     """
     if problems:
         raise DataError(f"`{source}` is not usable preference data", details=problems, hint=hint)
+
+
+def refuse_nothing(source: object, kind: str, rows: int, dropped: Mapping[str, int]) -> NoReturn:
+    """Say that no row of a source is left, and what became of them.
+
+    Args:
+        source: the file.
+        kind: what its rows should be.
+        rows: how many it has.
+        dropped: how many of them were left out, by reason.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(
+        f"no {kind}s in `{source}`: {rows:,} rows",
+        details=[f"{count:,} rows: {reason}" for reason, count in dropped.items()],
+        hint="all rows were left out; ties stay with the parameter ties=keep of the data set"
+        if dropped
+        else f"write a row for each {kind} under the names of the columns",
+    )

@@ -19,6 +19,7 @@ from vipo_cli.registry import findings
 
 PICKAPIC = "yuvalkirstain/pickapic_v2"
 TABLES = (".csv", ".jsonl")
+READABLE = "data come as .parquet, .csv or .jsonl, or as a folder with winner/ and loser/"
 SPLIT = re.compile(r"(train|validation|test)(_unique)?")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -77,12 +78,9 @@ def files(
         return open_table(place, limit, ties)
     found = [place] if place.is_file() else _matching(path)
     if not found:
-        raise DataError(f"no such file or folder: `{path}`")
+        raise DataError(f"no such file or folder: `{path}`", hint=READABLE)
     if wrong := [file for file in found if file.suffix != ".parquet"]:
-        raise DataError(
-            f"cannot read `{wrong[0]}` as preference data",
-            hint="data come as .parquet, .csv or .jsonl, or as a folder with winner/ and loser/",
-        )
+        raise DataError(f"cannot read `{wrong[0]}` as preference data", hint=READABLE)
     return open_parquet(found, limit, ties)
 
 
