@@ -99,4 +99,6 @@ def test_errors_reach_the_user_as_status_1(monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 1
-    assert capsys.readouterr().err == "error: no such file or folder: `nothing.csv`\n"
+    error, _, hint = capsys.readouterr().err.partition("\n\nhint: ")
+    assert error == "error: no such file or folder: `nothing.csv`"
+    assert hint.startswith("data come as ")

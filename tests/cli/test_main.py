@@ -115,7 +115,9 @@ def test_the_installed_script_has_the_documented_statuses(tmp_path):
     missing = ("data", "check", str(tmp_path / "nothing.csv"))
     plain = installed(*missing)
     assert (plain.returncode, plain.stdout) == (1, "")
-    assert plain.stderr == f"error: no such file or folder: `{missing[-1]}`\n"
+    error, _, hint = plain.stderr.partition("\n\nhint: ")
+    assert error == f"error: no such file or folder: `{missing[-1]}`"
+    assert hint.startswith("data come as ")
     debugged = installed(*missing, VIPO_DEBUG="1")
     assert debugged.returncode == 1
     assert debugged.stderr.startswith("Traceback (most recent call last)")
