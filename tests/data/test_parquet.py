@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from vipo_cli.data import parquet
+from vipo_cli.data import parquet, row_groups
 from vipo_cli.data.lazy import dropped
 from vipo_cli.data.sources import open_pairs
 from vipo_cli.errors import DataError
@@ -49,10 +49,10 @@ def test_slices_are_lazy_views_and_survive_a_worker(columns, write):
 
 
 def test_keeps_few_row_groups(columns, write, monkeypatch):
-    monkeypatch.setattr(parquet, "KEPT_GROUPS", 1)
+    monkeypatch.setattr(row_groups, "KEPT_GROUPS", 1)
     pairs = open_pairs(str(write(columns, rows=1)))
     assert [pair.prompt for pair in pairs] == columns["caption"][:6]
-    assert len(pairs._cache) == 1
+    assert len(pairs._stored._kept) == 1
 
 
 def test_huge_row_groups_are_regrouped_once(columns, write, monkeypatch, tmp_path):
@@ -63,7 +63,7 @@ def test_huge_row_groups_are_regrouped_once(columns, write, monkeypatch, tmp_pat
     for _ in range(2):
         pairs = open_pairs(str(file))
         assert [pair.prompt for pair in pairs] == columns["caption"][:6]
-        assert len(pairs._groups) == 4
+        assert len(pairs._stored.groups) == 4
     assert len(list((tmp_path / "cache" / "data").iterdir())) == 1
 
 

@@ -45,7 +45,7 @@ def open_source(
     from vipo_cli.data.lazy import dropped
     from vipo_cli.data.sources import open_pairs
 
-    parameters = dict(map(_setting, settings or []))
+    parameters = dict(map(setting, settings or []))
     if path is not None:
         parameters["path"] = path
     pairs = open_pairs(data, parameters)
@@ -59,8 +59,9 @@ def describe(data: str, settings: list[str] | None) -> str:
     return f"{data} ({', '.join(settings)})" if settings else data
 
 
-def _setting(text: str) -> tuple[str, str]:
+def setting(text: str, option: str = "--set") -> tuple[str, str]:
+    """Split KEY=VALUE."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise typer.BadParameter(f"`{text}` is not KEY=VALUE", param_hint="--set")
+        raise typer.BadParameter(f"`{text}` is not KEY=VALUE", param_hint=option)
     return key.strip(), value.strip()

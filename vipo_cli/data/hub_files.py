@@ -1,11 +1,13 @@
 """Data sets in the Hugging Face hub: the local cache first, the network with a deadline."""
 
+import re
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from vipo_cli.errors import MissingWeights
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DEADLINE_SECONDS = 5.0
 """How long the hub may take to answer; where packets vanish, nothing else ends the waiting."""
 

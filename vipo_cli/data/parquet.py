@@ -4,9 +4,7 @@ Opening reads the footers and the small columns alone. Media are read by row gro
 asked for, and the last few row groups are kept, so that reading in order costs each byte once.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from vipo_cli.data.columns import (
     PICKAPIC,
     Layout,
     Numbers,
-    Row,
     Ties,
     find_ties,
     guess_layout,
@@ -32,25 +29,14 @@ from vipo_cli.data.columns import (
 from vipo_cli.data.lazy import LazyRecords
 from vipo_cli.data.prompts import SHOWN, listed, prompt_problems, refuse, refuse_nothing
 from vipo_cli.data.record import Record
+from vipo_cli.data.row_groups import Group, RowGroups, groups_of, read_columns, read_medium
 from vipo_cli.errors import DataError
-from vipo_cli.media import Media, content_hash
+from vipo_cli.media import content_hash
 from vipo_cli.run import cache_home, fingerprint, writing
 
-KEPT_GROUPS = 4
 LARGEST_GROUP = 256 * 2**20
 """Bytes above which a row group is too much to hold for the sake of one of its rows."""
 ROWS_REGROUPED = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A row group: its file, its number there, and the number of its first row in the data set."""
-
-    file: Path
-    number: int
-    start: int
-    folder: Path
-    """Where the paths in its cells start: beside the file that the user named."""
 
 
 class ParquetRecords(LazyRecords):
@@ -68,28 +54,19 @@ class ParquetRecords(LazyRecords):
         kept: tuple[NDArray[np.int64], NDArray[np.bool_]],
         dropped: Mapping[str, int],
     ) -> None:
-        self._groups = groups
-        self._starts = np.array([group.start for group in groups], np.int64)
+        self._stored = RowGroups(groups)
         self._layout, self._found = columns
         self._prompts = prompts
         self._rows, self._second_wins = kept
-        self._cache: OrderedDict[int, Any] = OrderedDict()
         self.dropped = dropped
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": OrderedDict()}  # a worker process reads for itself
-
     @property
     def fingerprint(self) -> str:
         """Name the records by their files, without reading them, and by which rows they are."""
-        files = sorted({group.file for group in self._groups})
-        states = [
-            (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files
-        ]
-        return fingerprint([states, content_hash(self._rows.tobytes())])
+        return fingerprint([self._stored.state(), content_hash(self._rows.tobytes())])
 
     def prompts(self) -> list[str]:
         """Return all prompts without reading any media."""
@@ -108,7 +85,7 @@ class ParquetRecords(LazyRecords):
 
         if self._layout.kind != "pair":
             return ()
-        schema = pq.read_schema(self._groups[0].file)
+        schema = pq.read_schema(self._stored.files[0])
         floats = {field.name for field in schema if str(field.type) in ("float", "double")}
         known = {*self._layout.labels, *self._found}
         first, second = _suffixes(self._layout)
@@ -121,24 +98,19 @@ class ParquetRecords(LazyRecords):
 
     def score(self, name: str) -> NDArray[np.float64]:
         """Read the scores of winners and losers, (n, 2), from the columns of a reward."""
-        table = _read(
-            [*dict.fromkeys(group.file for group in self._groups)],
-            [name + suffix for suffix in _suffixes(self._layout)],
-        )
+        names = [name + suffix for suffix in _suffixes(self._layout)]
+        table = read_columns(self._stored.files, names)
         both = np.stack([column.to_numpy().astype(np.float64) for column in table.columns], 1)
         both = both[self._rows]
         return np.where(self._second_wins[:, None], both[:, ::-1], both)
 
     def record(self, index: int) -> Record:
         """Read one record with all its columns."""
-        number = int(np.searchsorted(self._starts, self._rows[index], side="right")) - 1
-        group = self._groups[number]
-        at = int(self._rows[index]) - group.start
-        row: Row = self._table(number).slice(at, 1).to_pylist()[0]
+        row, folder = self._stored.row(int(self._rows[index]))
         layout, found = self._layout, list(self._found)
         prompt = str(row.pop(layout.prompt))
         cells = [row.pop(column) for column in layout.media]
-        place = partial(_media, folder=group.folder)
+        place = partial(read_medium, folder=folder)
         media = [*map(place, cells[0] or [] if layout.kind == "ranked list" else cells)]
         if layout == PICKAPIC:
             swapped = bool(self._second_wins[index])
@@ -147,19 +119,6 @@ class ParquetRecords(LazyRecords):
             row["probability"] = min(1.0, row["label_w"])
             found.append("probability")
         return make_record(layout.kind, prompt, media, row, found, place)
-
-    def _table(self, number: int) -> Any:
-        """Return a row group, from the last few ones if it is among them."""
-        import pyarrow.parquet as pq
-
-        if number not in self._cache:
-            group = self._groups[number]
-            with pq.ParquetFile(group.file, memory_map=True) as file:
-                self._cache[number] = file.read_row_group(group.number, use_threads=False)
-        self._cache.move_to_end(number)
-        while len(self._cache) > KEPT_GROUPS:
-            self._cache.popitem(last=False)
-        return self._cache[number]
 
 
 def open_parquet(
@@ -178,11 +137,11 @@ def open_parquet(
     _require_lists(footers, layout)
     folders = [file.parent for file in files]
     files, footers = _regrouped(files, footers)
-    groups, rows = _groups(files, footers, folders)
+    groups, rows = groups_of(files, footers, folders)
     readable = [name for name in found if has_rule(name)]
     labels = [*layout.labels, "has_label"] if layout == PICKAPIC else []
     wanted = dict.fromkeys([layout.prompt, *labels, *readable])
-    small = _read(files, [name for name in wanted if name in names])
+    small = read_columns(files, [name for name in wanted if name in names])
     prompts = _cast(small, layout.prompt, "string")
     columns = {name: _column(small, name) for name in readable}
     kept, second_wins, problems = np.ones(rows, bool), np.zeros(rows, bool), []
@@ -311,29 +270,6 @@ def _regroup(file: Path) -> Path:
     return copy
 
 
-def _groups(
-    files: Sequence[Path], footers: Sequence[Any], folders: Sequence[Path]
-) -> tuple[list[Group], int]:
-    groups, rows = [], 0
-    for file, footer, folder in zip(files, footers, folders, strict=True):
-        for number in range(footer.num_row_groups):
-            if count := footer.row_group(number).num_rows:
-                groups.append(Group(file, number, rows, folder))
-                rows += count
-    return groups, rows
-
-
-def _read(files: Sequence[Path], columns: Sequence[str]) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    tables = []
-    for file in files:
-        with pq.ParquetFile(file, memory_map=True) as source:
-            tables.append(source.read(columns=list(columns)))
-    return pa.concat_tables(tables, promote_options="permissive")
-
-
 def _cast(table: Any, name: str, wanted: str) -> Any:
     import pyarrow as pa
 
@@ -377,13 +313,6 @@ def _name_row(groups: Sequence[Group], row: int) -> str:
     start = next(group.start for group in groups if group.file == file)
     several = groups[0].file != groups[-1].file
     return f"row {row - start}" + (f" of {file.name}" if several else "")
-
-
-def _media(value: Any, folder: Path) -> Media | None:
-    """Turn a cell into media: bytes, a path beside the file, or the hub's struct of both."""
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    return folder / value if value and isinstance(value, str) else value or None
 
 
 def _suffixes(layout: Layout) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Region maps: how much each place of a picture counts, brought to the grid of its latents."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ from PIL import Image
 
 from vipo_cli.errors import DataError
 from vipo_cli.media import Media, decode, media_bytes
+
+NUMPY = b"\x93NUMPY"
+"""How the bytes of a stored array begin."""
 
 Weights = NDArray[np.float32]
 
@@ -25,7 +29,12 @@ def read_region(region: RegionMap) -> Weights:
         DataError: no picture, or an array that cannot be weights.
     """
     if isinstance(region, bytes | Path):
-        grey = decode(media_bytes(region)).convert("L")
+        if (data := media_bytes(region)).startswith(NUMPY):
+            try:
+                return read_region(np.load(io.BytesIO(data), allow_pickle=False))
+            except (ValueError, EOFError, OSError) as error:
+                raise DataError(f"broken region map: {error}") from error
+        grey = decode(data).convert("L")
         return np.asarray(grey, np.float32) / np.float32(255)
     weights = np.asarray(region, np.float32)
     if weights.ndim != 2 or not weights.size:

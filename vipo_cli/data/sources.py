@@ -9,11 +9,12 @@ from pydantic import Field, ValidationError
 
 from vipo_cli.data import datasets
 from vipo_cli.data.columns import Ties
-from vipo_cli.data.hub_files import hub_folder
+from vipo_cli.data.hub_files import HUB_ID, hub_folder
 from vipo_cli.data.lazy import LazyRecords
 from vipo_cli.data.listing import open_folders, open_table
 from vipo_cli.data.parquet import open_parquet
 from vipo_cli.data.record import Record
+from vipo_cli.data.stored import is_stored, open_stored
 from vipo_cli.errors import DataError, MissingWeights, UnknownName, did_you_mean
 from vipo_cli.registry import findings
 
@@ -21,7 +22,6 @@ PICKAPIC = "yuvalkirstain/pickapic_v2"
 TABLES = (".csv", ".jsonl")
 READABLE = "data come as .parquet, .csv or .jsonl, or as a folder with winner/ and loser/"
 SPLIT = re.compile(r"(train|validation|test)(_unique)?")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 Split = Annotated[str, Field(description="Which split, where the files are named after splits.")]
 Limit = Annotated[int | None, Field(ge=1, description="Take the first so many records.")]
@@ -135,6 +135,8 @@ def _matching(pattern: str) -> list[Path]:
 
 def _open_folder(folder: Path, split: str, limit: int | None, ties: Ties) -> LazyRecords:
     """Open what a folder holds: Parquet files of a split, two folders of media, or a table."""
+    if is_stored(folder):
+        return open_stored(folder, limit, ties)
     if (folder / "winner").is_dir() and (folder / "loser").is_dir():
         return open_folders(folder, limit)
     if found := sorted(folder.rglob("*.parquet")):

@@ -1,0 +1,236 @@
+"""Bring preference data of any layout into the one that is kept: read, expand, check, write."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vipo_cli.data.entry import Entry, Expansion, Found, Unusable, expand
+from vipo_cli.data.hub_files import HUB_ID, hub_folder
+from vipo_cli.data.importers import Importer, importers
+from vipo_cli.data.importers.table import meaning_of
+from vipo_cli.data.stored import MANIFEST, Store
+from vipo_cli.errors import DataError
+from vipo_cli.registry import findings
+from vipo_cli.run import Progress, Work
+
+SHOWN = 3
+"""Examples of each reason for which something is left out."""
+LEFT_OUT = 0.5
+"""Share above which what cannot be used is a misunderstanding of the whole source."""
+ORDER = ("pickapic", "folders", "table")
+"""Which importer is asked first whether a place is its own; the general ones come last."""
+
+
+@dataclass
+class Imported:
+    """What an import made of its source.
+
+    Attributes:
+        folder: where the data set lies.
+        importer: that read the source.
+        manifest: of the folder.
+        examples: for each reason, where in the source the first few stand that were left out.
+    """
+
+    folder: Path
+    importer: str
+    manifest: dict[str, Any] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user asks of an import.
+
+    Attributes:
+        importer: name of one; None guesses.
+        parameters: of the importer.
+        pairs: which pairs of a ranked list become pairs of their own.
+        link: leave media that are files where they are.
+        limit: deal with the first so many things in the source.
+    """
+
+    importer: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    pairs: Expansion = "none"
+    link: bool = False
+    limit: int | None = None
+
+
+def import_data(place: Path, folder: Path, wanted: Wanted) -> Work[Imported]:
+    """Import a place into a folder; one that was interrupted goes on where its last shard ended.
+
+    Args:
+        place: a file or folder.
+        folder: where the data set goes.
+        wanted: how.
+
+    Raises:
+        DataError: an unknown or damaged layout, nothing that can be used, or mostly what cannot.
+        UnknownName: no importer of that name.
+    """
+    name, read = find_importer(place, wanted.importer)
+    parameters = _checked(name, wanted.parameters)
+    about = {
+        "importer": name,
+        "name": place.name,
+        "parameters": parameters,
+        "pairs": wanted.pairs,
+        "link": wanted.link,
+        "limit": wanted.limit,
+    }
+    imported = Imported(folder, name)
+    store = Store(folder, about, state=_state(place), link=wanted.link)
+    total = read.count(place)
+    if wanted.limit is not None and total is not None:
+        total = min(total, wanted.limit)
+    found = islice(read(place, **parameters), store.taken, wanted.limit)
+    done = store.taken
+    yield Progress("importing", done, total or done)
+    for each in found:
+        for part in _parts(each, wanted.pairs):
+            _take(part, store, imported)
+        store.passed()
+        done += 1
+        if done % 100 == 0:
+            yield Progress("importing", done, total or done)
+    yield Progress("importing", done, done)
+    _refuse_mostly_unusable(place, store, imported)
+    store.close()
+    imported.manifest = json.loads((folder / MANIFEST).read_text())
+    return imported
+
+
+def source_folder(source: str) -> Path:
+    """Return the path that a source names; a hub data set is fetched where it is not here yet.
+
+    Raises:
+        DataError: no such file or folder.
+        MissingWeights: the hub data set is neither on this machine nor to be had.
+    """
+    place = Path(source).expanduser()
+    if place.exists():
+        return place
+    if HUB_ID.fullmatch(source) and not Path(source).suffix:
+        return hub_folder(source)
+    raise DataError(f"no such file or folder: `{source}`")
+
+
+def describe_source(place: Path, name: str | None, parameters: Mapping[str, Any]) -> list[str]:
+    """Return lines that say how a source is understood.
+
+    Raises:
+        DataError: it is in no layout that is known.
+    """
+    name, _ = find_importer(place, name)
+    lines = [f"importer  {name}: {importers.summary(name)}"]
+    if name == "table":
+        meaning = meaning_of(place, parameters.get("columns", {}))
+        lines.append(f"columns   {meaning.shown()}")
+    return lines
+
+
+def find_importer(place: Path, name: str | None = None) -> tuple[str, Importer]:
+    """Return the importer of a name, or the first whose layout a place is in.
+
+    Raises:
+        UnknownName: no importer of that name.
+        DataError: the place is not there, or in no layout that is known.
+    """
+    if not place.exists():
+        raise DataError(f"no such file or folder: `{place}`")
+    if name is not None:
+        return name, importers[name]
+    names = importers.names()
+    for candidate in sorted(names, key=lambda each: ORDER.index(each) if each in ORDER else -1):
+        if importers[candidate].fits(place):
+            return candidate, importers[candidate]
+    raise DataError(
+        f"`{place}` is in no layout that is known",
+        details=[f"{each}: {importers.summary(each)}" for each in names],
+        hint="name the importer: --from NAME",
+    )
+
+
+def _checked(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of an importer with its defaults.
+
+    Raises:
+        DataError: it does not take them.
+    """
+    try:
+        return importers.parameters(name)(**parameters).model_dump(mode="json")
+    except ValidationError as error:
+        raise DataError(
+            f"the parameters of importer `{name}` are not valid",
+            details=[
+                f"{key}: {words or 'unknown parameter'}" for key, words in findings(error).items()
+            ],
+        ) from error
+
+
+def _parts(found: Found, pairs: Expansion) -> Iterator[Found]:
+    if isinstance(found, Unusable):
+        yield found
+    else:
+        yield from expand(found, pairs)
+
+
+def _take(found: Found, store: Store, imported: Imported) -> None:
+    """Take an entry on, or count why not.
+
+    Raises:
+        DataError: it is of another kind than those before.
+    """
+    if isinstance(found, Entry):
+        problem, where = found.problem(), found.id or ""
+        if not problem:
+            if kinds := store.kinds - {found.kind}:
+                raise DataError(
+                    f"the source holds {found.kind}s as well as {', '.join(kinds)}s",
+                    hint="a data set holds records of one kind; see the importer's parameters, "
+                    "or --pairs",
+                )
+            try:
+                store.add(found)
+            except DataError as error:
+                problem, where = "a medium cannot be read", error.message
+            else:
+                return
+        found = Unusable(where, problem)
+    store.leave_out(found.reason)
+    examples = imported.examples.setdefault(found.reason, [])
+    if len(examples) < SHOWN and found.where:
+        examples.append(found.where)
+
+
+def _refuse_mostly_unusable(place: Path, store: Store, imported: Imported) -> None:
+    left_out, taken = sum(store.left_out.values()), sum(store.labels.values())
+    if taken and left_out <= LEFT_OUT * (left_out + taken):
+        return
+    details = []
+    for reason, count in store.left_out.most_common(SHOWN):
+        where = ", ".join(imported.examples.get(reason, ()))
+        details.append(f"{count:,}: {reason}" + (f" ({where})" if where else ""))
+    store.discard()
+    raise DataError(
+        f"{left_out:,} of {left_out + taken:,} entries in `{place}` cannot be used",
+        details=details,
+        hint="nothing was written; name the importer with --from, or the columns with --columns",
+    )
+
+
+def _state(place: Path) -> list[tuple[str, int, int]]:
+    """Return what changes whenever the source does: size and date of each file."""
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    states = [(file, file.stat()) for file in files if file.is_file()]
+    root = place if place.is_dir() else place.parent
+    return [
+        (file.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns)
+        for file, state in states
+    ]

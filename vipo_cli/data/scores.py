@@ -1,0 +1,234 @@
+"""Scores beside the data: what rewards say of a medium and a prompt, kept by their content.
+
+    DATA/scores/pickscore-1f2e3d4c/part-8c0f6a1e9b7d2c54.parquet
+
+A row holds the content hash of a medium, the hash of the prompt that it was scored for, the reward
+with its fingerprint, and the score: NaN where the reward cannot judge. So a medium that stands in
+many pairs is scored once for each prompt, and the media themselves are never written again. Shards
+are only ever added, each whole and named by its content: several processes may write at once, and
+what a killed process left is all there is to go on with.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vipo_cli.data.row_groups import read_columns
+from vipo_cli.data.stored import MANIFEST, is_stored, shard_files
+from vipo_cli.errors import DataError
+from vipo_cli.media import content_hash
+from vipo_cli.run import fingerprint, writing
+
+SCORES = "scores"
+"""The folder in a stored data set that holds what was said of its media."""
+SCHEMA = 1
+"""Raised whenever the columns change."""
+
+
+def prompt_hash(prompt: str) -> str:
+    """Return the name of a prompt by content."""
+    return content_hash(prompt.encode())
+
+
+def scores_folder(data: Path, out: Path | None = None) -> Path:
+    """Return where the scores of a place lie: in a stored data set, or where the user says.
+
+    Raises:
+        DataError: the place is no stored data set, and the user does not say.
+    """
+    if out is not None:
+        return out
+    if data.is_dir() and is_stored(data):
+        return data / SCORES
+    raise DataError(
+        f"`{data}` is no data set that vipo keeps, and has no place for scores",
+        hint="say where they go: --out DIR; or import it first: vipo data import",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MediaKeys:
+    """By which scores of all media of a data set are looked up, entry after entry.
+
+    Attributes:
+        media: content hash of each medium; an Arrow array of strings.
+        prompts: hash of the prompt of each medium's entry; likewise.
+        counts: how many media each entry has.
+    """
+
+    media: Any
+    prompts: Any
+    counts: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.media)
+
+    def joined(self) -> Any:
+        """Return both hashes of each medium as one string."""
+        import pyarrow.compute as pc
+
+        return pc.binary_join_element_wise(self.media, self.prompts, "")
+
+
+def media_keys(data: Path) -> MediaKeys:
+    """Return the keys of a stored data set without reading prompts twice, or any media."""
+    import pyarrow as pa
+
+    table = read_columns(shard_files(data), ["prompt", "media_hash"]).combine_chunks()
+    if not len(table):
+        return MediaKeys(pa.array([], pa.string()), pa.array([], pa.string()), np.zeros(0, int))
+    texts = _chunk(table.column("prompt")).dictionary_encode()
+    hashes = pa.array([prompt_hash(text) for text in texts.dictionary.to_pylist()])
+    lists = _chunk(table.column("media_hash"))
+    counts = np.asarray(lists.value_lengths().to_numpy(zero_copy_only=False), np.int64)
+    numbers = np.repeat(texts.indices.to_numpy(), counts)
+    return MediaKeys(lists.flatten(), hashes.take(pa.array(numbers)), counts)
+
+
+def keys_of(media: Sequence[str], prompts: Sequence[str]) -> MediaKeys:
+    """Return the keys of some media by their hashes, each an entry of its own."""
+    import pyarrow as pa
+
+    both = (pa.array(list(each), pa.string()) for each in (media, prompts))
+    return MediaKeys(*both, np.ones(len(media), np.int64))
+
+
+class StoredScores:
+    """What one reward said, to be looked up for many media at once.
+
+    Attributes:
+        reward: its name.
+        fingerprint: what changes whenever the same medium may score differently.
+    """
+
+    def __init__(self, reward: str, fingerprint: str, keys: Any, values: Any) -> None:
+        self.reward = reward
+        self.fingerprint = fingerprint
+        self._keys = keys
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def has(self, keys: MediaKeys) -> NDArray[np.bool_]:
+        """Tell of each medium whether it has been scored, if only to say that it cannot be."""
+        found: NDArray[np.bool_] = self._places(keys) >= 0
+        return found
+
+    def of(self, keys: MediaKeys) -> NDArray[np.float64]:
+        """Return the score of each medium; NaN where it was not scored or cannot be judged."""
+        places = self._places(keys)
+        scores = np.full(len(places), np.nan)
+        scores[places >= 0] = self._values[places[places >= 0]]
+        return scores
+
+    def _places(self, keys: MediaKeys) -> NDArray[np.int64]:
+        import pyarrow.compute as pc
+
+        found = pc.index_in(keys.joined(), value_set=self._keys)
+        return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+
+
+def stored_scores(folder: Path) -> dict[str, StoredScores]:
+    """Return all scores in a folder, by reward; of several fingerprints, the one last written.
+
+    Raises:
+        DataError: a shard is damaged.
+    """
+    if not folder.is_dir():
+        return {}
+    places = [place for place in folder.iterdir() if any(place.glob("part-*.parquet"))]
+    places.sort(key=lambda place: max(file.stat().st_mtime_ns for file in place.glob("part-*")))
+    found = (_read(place) for place in places)
+    return {scores.reward: scores for scores in found}
+
+
+def scores_of(folder: Path, reward: str, identity: str) -> StoredScores:
+    """Return the scores of one reward with one fingerprint; there may be none yet."""
+    import pyarrow as pa
+
+    place = _place(folder, reward, identity)
+    if not any(place.glob("part-*.parquet")):
+        return StoredScores(reward, identity, pa.array([], pa.string()), np.zeros(0))
+    return _read(place)
+
+
+def write_scores(
+    folder: Path, reward: str, identity: str, keys: MediaKeys, values: NDArray[np.float64]
+) -> None:
+    """Add a shard.
+
+    Args:
+        folder: of all scores.
+        reward: its name.
+        identity: its fingerprint.
+        keys: the media that were scored.
+        values: their scores, in the same order.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not len(values):
+        return
+    columns = {
+        "media_hash": keys.media,
+        "prompt_hash": keys.prompts,
+        "reward": pa.array([reward] * len(values)),
+        "fingerprint": pa.array([identity] * len(values)),
+        "score": pa.array(values, pa.float64()),
+    }
+    table = pa.table(columns).replace_schema_metadata({"vipo.scores": str(SCHEMA)})
+    name = content_hash("".join(keys.joined().to_pylist()).encode())[:16]
+    with writing(_place(folder, reward, identity) / f"part-{name}.parquet") as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def _place(folder: Path, reward: str, identity: str) -> Path:
+    safe = re.sub(r"[^\w.-]", "-", reward)
+    return folder / f"{safe}-{fingerprint([reward, identity])[:8]}"
+
+
+def _read(place: Path) -> StoredScores:
+    from pyarrow import ArrowException
+
+    names = ("media_hash", "prompt_hash", "reward", "fingerprint", "score")
+    files = sorted(place.glob("part-*.parquet"))
+    try:
+        table = read_columns(files, names).combine_chunks()
+        media, prompts = (_chunk(table.column(name)) for name in names[:2])
+        reward, identity = (table.column(name)[0].as_py() for name in names[2:4])
+        values = table.column("score").to_numpy()
+    except (ArrowException, KeyError, OSError) as error:
+        raise DataError(
+            f"the scores in `{place}` are damaged: {error}",
+            hint=f"remove them, and score again: rm -r {place}",
+        ) from error
+    keys = MediaKeys(media, prompts, np.ones(len(values), np.int64)).joined()
+    return StoredScores(reward, identity, keys, values)
+
+
+def _chunk(column: Any) -> Any:
+    """Return a column that was combined as one array."""
+    import pyarrow as pa
+
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+__all__ = [
+    "MANIFEST",
+    "SCORES",
+    "MediaKeys",
+    "StoredScores",
+    "keys_of",
+    "media_keys",
+    "prompt_hash",
+    "scores_folder",
+    "scores_of",
+    "stored_scores",
+    "write_scores",
+]
