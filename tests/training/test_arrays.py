@@ -14,7 +14,7 @@ def test_rows_of_one_shape_are_read_together_in_any_order(store, tmp_path):
     values = torch.arange(24.0).reshape(4, 2, 3)
     store.append("x", values[:3])
     store.append("x", values[3:])
-    store.close()
+    store.complete()
     found = open_arrays(tmp_path)["x"]
     assert len(found) == 4
     assert torch.equal(found.read(np.array([3, 0, 3])), values[[3, 0, 3]])
@@ -25,7 +25,7 @@ def test_rows_may_come_out_of_order_and_differ_in_shape(store, tmp_path):
     wide, tall = torch.rand(2, 1, 2, 4), torch.rand(1, 1, 4, 2)
     store.append("x", wide, np.array([2, 0]))
     store.append("x", tall, np.array([1]))
-    store.close()
+    store.complete()
     found = open_arrays(tmp_path)["x"]
     assert [found.shape(row) for row in range(3)] == [(1, 2, 4), (1, 4, 2), (1, 2, 4)]
     assert found.whole is None
@@ -38,7 +38,7 @@ def test_rows_may_come_out_of_order_and_differ_in_shape(store, tmp_path):
 def test_bfloat16_keeps_its_bits(store, tmp_path):
     values = torch.randn(3, 5).bfloat16()
     store.append("x", values)
-    store.close()
+    store.complete()
     found = open_arrays(tmp_path)["x"].read(np.array([2, 1]))
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, values[[2, 1]])

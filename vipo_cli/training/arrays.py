@@ -1,10 +1,11 @@
 """Arrays on disk whose rows may differ in shape: pictures of several sizes, clips of any length."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -78,14 +79,23 @@ class RaggedArray:
 
 
 class ArrayStore:
-    """Arrays that grow on disk, so that a large data set never lies in memory whole."""
+    """Arrays that grow on disk, so that a large data set never lies in memory whole.
 
-    def __init__(self, folder: Path) -> None:
+    A process that is killed loses what was appended since `grown` was last noted: a store that is
+    opened with that note cuts its files back to it and goes on.
+    """
+
+    def __init__(self, folder: Path, grown: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Begin a store, or go on with one.
+
+        Args:
+            folder: where its files are.
+            grown: how far it had come, as `grown` said.
+        """
         self.folder = folder
-        self._streams: dict[str, Any] = {}
-        self._types: dict[str, str] = {}
-        self._lengths: dict[str, int] = {}
-        self._places: dict[str, dict[int, tuple[int, ...]]] = {}
+        self._arrays = {
+            name: _Growing(folder, name, **known) for name, known in (grown or {}).items()
+        }
 
     def append(self, name: str, values: Tensor | Floats, rows: Rows | None = None) -> None:
         """Add rows of one shape to an array.
@@ -96,26 +106,87 @@ class ArrayStore:
             rows: their numbers; those that come next where not given.
         """
         values = torch.as_tensor(values).detach().cpu()
-        if name not in self._streams:
-            self._streams[name] = (self.folder / f"{name}.bin").open("wb")
-            self._types[name] = str(values.dtype).removeprefix("torch.")
-            self._places[name], self._lengths[name] = {}, 0
-        places, each = self._places[name], values[0].numel()
-        numbers = range(len(places), len(places) + len(values)) if rows is None else rows.tolist()
-        for place, number in enumerate(numbers):
-            places[number] = (self._lengths[name] + place * each, *values.shape[1:])
-        self._lengths[name] += values.numel()
-        self._streams[name].write(values.contiguous().view(torch.uint8).numpy().tobytes())
+        if name not in self._arrays:
+            kind = str(values.dtype).removeprefix("torch.")
+            self._arrays[name] = _Growing(self.folder, name, kind, values.ndim - 1)
+        self._arrays[name].append(values, rows)
+
+    def grown(self) -> dict[str, dict[str, Any]]:
+        """Return how far each array has come; all of that is on disk then."""
+        return {name: array.grown() for name, array in self._arrays.items()}
+
+    def complete(self) -> None:
+        """Write out what is still in memory, and where each row lies; nothing can be added then."""
+        for array in self._arrays.values():
+            array.complete()
+        types = {name: array.kind for name, array in self._arrays.items()}
+        (self.folder / "arrays.json").write_text(json.dumps(types) + "\n")
 
     def close(self) -> None:
-        """Write out what is still in memory, and where each row lies."""
-        for stream in self._streams.values():
-            stream.close()
-        for name, places in self._places.items():
-            table = np.array([places[number] for number in range(len(places))], np.int64)
-            with (self.folder / f"{name}.rows").open("wb") as stream:
-                np.save(stream, table)
-        (self.folder / "arrays.json").write_text(json.dumps(self._types) + "\n")
+        """Close the files, complete or not."""
+        for array in self._arrays.values():
+            array.close()
+
+
+class _Growing:
+    """One array: its numbers in a file, and in another where each row begins and its shape."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        kind: str,
+        dimensions: int,
+        numbers: int = 0,
+        rows: int = 0,
+    ) -> None:
+        self.kind = kind
+        self._dimensions = dimensions
+        self._numbers, self._rows = numbers, rows
+        self._table = folder / f"{name}.rows"
+        self._places = folder / f"{name}.places"
+        size = np.dtype(TYPES[getattr(torch, kind)]).itemsize
+        self._stream = open_at(folder / f"{name}.bin", numbers * size)
+        self._index = open_at(self._places, rows * (dimensions + 2) * 8)
+
+    def append(self, values: Tensor, rows: Rows | None) -> None:
+        count, each = len(values), values[0].numel()
+        table = np.empty((count, self._dimensions + 2), np.int64)
+        table[:, 0] = np.arange(self._rows, self._rows + count) if rows is None else rows
+        table[:, 1] = self._numbers + np.arange(count) * each
+        table[:, 2:] = values.shape[1:]
+        self._stream.write(values.contiguous().view(torch.uint8).numpy().tobytes())
+        self._index.write(table.tobytes())
+        self._numbers += values.numel()
+        self._rows += count
+
+    def grown(self) -> dict[str, Any]:
+        self._stream.flush()
+        self._index.flush()
+        return {
+            "kind": self.kind,
+            "dimensions": self._dimensions,
+            "numbers": self._numbers,
+            "rows": self._rows,
+        }
+
+    def close(self) -> None:
+        self._stream.close()
+        self._index.close()
+
+    def complete(self) -> None:
+        self.close()
+        table = np.fromfile(self._places, np.int64).reshape(-1, self._dimensions + 2)
+        with self._table.open("wb") as stream:
+            np.save(stream, table[np.argsort(table[:, 0], kind="stable"), 1:])
+        self._places.unlink()
+
+
+def open_at(file: Path, length: int) -> BinaryIO:
+    """Open a file for appending, cut back to a length in bytes."""
+    stream = file.open("ab")
+    stream.truncate(length)
+    return stream
 
 
 def open_arrays(folder: Path) -> dict[str, RaggedArray]:

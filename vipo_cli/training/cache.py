@@ -8,36 +8,34 @@ everything is there already.
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import BaseFileLock, FileLock, Timeout
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vipo_cli import media
-from vipo_cli.data.record import LabelledSample, PreferencePair, Record
-from vipo_cli.data.regions import Weights, on_grid
-from vipo_cli.data.usable import Broken, read_each, read_regions, refuse_broken
+from vipo_cli.data.record import Record
+from vipo_cli.data.usable import Broken, refuse_broken
 from vipo_cli.errors import DataError
-from vipo_cli.media import Framing, Probe, Size
-from vipo_cli.models.base import module_device
 from vipo_cli.models.family import Condition, Family
 from vipo_cli.models.parts import encoder_parts, fingerprint_parts, load_parts, release_parts
-from vipo_cli.run import Progress, Work, cache_home, fingerprint, write_json, writing
+from vipo_cli.run import Progress, Work, cache_home, fingerprint, unwritable
 from vipo_cli.schedules import Latents
-from vipo_cli.training.arrays import ArrayStore, RaggedArray, open_arrays
+from vipo_cli.training.arrays import RaggedArray, open_arrays
 from vipo_cli.training.buckets import Buckets
+from vipo_cli.training.encoding import build
 
-PROMPTS = 64
-"""Prompts encoded at once."""
-PIXELS = 2**22
-"""Pixels encoded at once, of at most 64 pictures."""
+WAITED_SECONDS = 0.5
+"""After which it is said that another process is being waited for."""
 LAYOUT = 4
 """Raised whenever the files of the cache change."""
 
@@ -213,203 +211,46 @@ def encode(
     )
     folder = cache_home() / "pairs" / key
     if not (folder / "index.json").is_file():
-        yield Progress("loading the encoders", 0, 1)
-        load_parts(family, encoders, dtype=dtype, device=device)
-        with writing(folder) as temporary:
-            temporary.mkdir()
-            yield from _encode(family, records, buckets, temporary)
+        with (yield from _alone(folder)):
+            if not (folder / "index.json").is_file():  # nobody built it in the meantime
+                yield Progress("loading the encoders", 0, 1)
+                load_parts(family, encoders, dtype=dtype, device=device)
+                yield from _build(family, records, buckets, folder)
     release_parts(family, encoders)
     encoded = _open(folder, key)
     refuse_broken(encoded.broken, len(records), broken_limit)
     return encoded
 
 
-def _encode(
-    family: Family, records: Sequence[Record], buckets: Buckets, folder: Path
-) -> Work[None]:
-    prompts: dict[str, int] = {}
-    table = _Table()
-    broken: list[Broken] = []
-    store = ArrayStore(folder)
-    pictures = _Pictures(family, store)
-    maps = _Maps(family, store)
-    for number, record in enumerate(records):
-        try:
-            found = read_each(record, media.probe)
-            size = buckets.fitting(found)
-            fresh = pictures.read(record, size)
-            region_rows = maps.rows(record, found, size)
-        except DataError as error:
-            broken.append(Broken(number, error.message, record.kind))
-            continue
-        prompt = prompts.setdefault(record.prompt, len(prompts))
-        table.add(record, prompt, pictures.add(fresh, size), region_rows)
-        yield Progress("encoding pictures", number + 1, len(records))
-    pictures.flush()
-    texts = [*prompts, ""]
-    for start in range(0, len(texts), PROMPTS):
-        with torch.no_grad():
-            condition = family.encode_prompts(texts[start : start + PROMPTS])
-        for name, values in condition.items():
-            store.append(f"condition.{name}", values)
-        yield Progress("encoding prompts", min(start + PROMPTS, len(texts)), len(texts))
-    store.close()
-    for name, column in table.columns().items():
-        np.save(folder / f"{name}.npy", column)
-    index = {
-        "labelled": table.kinds == {LabelledSample},
-        "broken": [asdict(each) for each in broken],
-        "texts": texts,
-    }
-    write_json(folder / "index.json", index)
+def _build(family: Family, records: Sequence[Record], buckets: Buckets, folder: Path) -> Work[None]:
+    """Build a folder beside its place, which it takes once it is complete.
+
+    Raises:
+        VipoError: the disk is full or cannot be written to.
+    """
+    building = folder.with_name(f"{folder.name}.building")
+    try:
+        yield from build(family, records, buckets, building)
+        building.replace(folder)
+    except DataError:  # these records will never be a cache
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
-Named = tuple[str, tuple[media.Pixels, Framing] | None]
-"""A picture's name by content, and what was read of it unless it is known already."""
-
-
-class _Pictures:
-    """Distinct pictures on their way to the store, gathered by size."""
-
-    def __init__(self, family: Family, store: ArrayStore) -> None:
-        self._family = family
-        self._store = store
-        self._rows: dict[tuple[str, Size], int] = {}
-        self._waiting: dict[Size, list[tuple[int, media.Pixels, Framing]]] = {}
-
-    def read(self, record: Record, size: Size) -> list[Named]:
-        """Read the pictures of a record that are not known in this size; nothing is kept yet.
-
-        Raises:
-            DataError: one is broken.
-        """
-
-        def read(data: bytes) -> Named:
-            name = media.content_hash(data)
-            known = (name, size) in self._rows
-            return name, None if known else media.read_framed(data, size)
-
-        return read_each(record, read)
-
-    def add(self, fresh: Sequence[Named], size: Size) -> list[int]:
-        """Take pictures on; return the row of each."""
-        rows = []
-        for name, found in fresh:
-            row = self._rows.setdefault((name, size), len(self._rows))
-            waiting = self._waiting.setdefault(size, [])
-            if found is not None and row not in (entry[0] for entry in waiting):
-                waiting.append((row, *found))
-            rows.append(row)
-        if len(self._waiting[size]) >= max(1, min(64, PIXELS // int(np.prod(size.shape)))):
-            self._encode(size)
-        return rows
-
-    def flush(self) -> None:
-        """Encode what still waits."""
-        for size in self._waiting:
-            self._encode(size)
-
-    @torch.no_grad()
-    def _encode(self, size: Size) -> None:
-        waiting = self._waiting[size]
-        if not waiting:
-            return
-        pixels = torch.from_numpy(np.stack([entry[1] for entry in waiting]))
-        pixels = pixels.to(_device(self._family)).movedim(-1, 1).float() / 127.5 - 1
-        mean, std = self._family.encode_media(pixels)
-        told = self._family.media_condition([entry[2] for entry in waiting])
-        rows = np.array([entry[0] for entry in waiting], np.int64)
-        arrays = {f"media.{name}": values for name, values in told.items()}
-        for name, values in {"mean": mean.float(), "std": std.float(), **arrays}.items():
-            self._store.append(name, values, rows)
-        self._waiting[size] = []
-
-
-@dataclass
-class _Table:
-    """What is known of each record, column by column."""
-
-    kinds: set[type[Record]] = field(default_factory=set)
-    items: list[list[int]] = field(default_factory=list)
-    region_rows: list[list[int]] = field(default_factory=list)
-    noise_seeds: list[Sequence[int]] = field(default_factory=list)
-    prompt: list[int] = field(default_factory=list)
-    liked: list[bool] = field(default_factory=list)
-    weight: list[float] = field(default_factory=list)
-    probability: list[float] = field(default_factory=list)
-
-    def add(self, record: Record, prompt: int, items: list[int], region_rows: list[int]) -> None:
-        self.kinds.add(type(record))
-        if len(self.kinds) > 1:
-            names = sorted(kind.__name__ for kind in self.kinds)
-            raise DataError(f"a data set holds records of one kind, not {' and '.join(names)}")
-        self.items.append(items)
-        self.region_rows.append(region_rows)
-        pair = record if isinstance(record, PreferencePair) else None
-        self.noise_seeds.append((pair and pair.noise_seeds) or ())
-        self.prompt.append(prompt)
-        self.liked.append(not isinstance(record, LabelledSample) or record.liked)
-        self.weight.append(record.weight)
-        self.probability.append(pair.probability if pair else 1.0)
-
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """Return the columns as arrays; a pair has two places even without a loser."""
-        least = 1 if self.kinds == {LabelledSample} else 2
-        width = max([least, *map(len, self.items)])
-        return {
-            "items": _filled(self.items, width),
-            "region_rows": _filled(self.region_rows, width),
-            "noise_seeds": _filled(self.noise_seeds, width),
-            "prompt": np.array(self.prompt, np.int64),
-            "liked": np.array(self.liked, np.bool_),
-            "weight": np.array(self.weight, np.float32),
-            "probability": np.array(self.probability, np.float32),
-        }
-
-
-def _filled(rows: Sequence[Sequence[int]], width: int) -> Rows:
-    """Return rows of different lengths as one array; what they lack is -1."""
-    filled = np.full((len(rows), width), -1, np.int64)
-    for number, row in enumerate(rows):
-        filled[number, : len(row)] = row
-    return filled
-
-
-class _Maps:
-    """Region maps on the grid of the latents, each distinct one stored once."""
-
-    def __init__(self, family: Family, store: ArrayStore) -> None:
-        self._family = family
-        self._store = store
-        self._rows: dict[str, int] = {}
-        self._grids: dict[Size, tuple[int, int]] = {}
-
-    def rows(self, record: Record, found: Sequence[Probe], size: Size) -> list[int]:
-        """Store the maps of a record; return the row of each, -1 where it has none."""
-        maps = zip(found, read_regions(record), strict=False)  # most records have none
-        return [-1 if region is None else self._row(region, probe, size) for probe, region in maps]
-
-    def _row(self, region: Weights, found: Probe, size: Size) -> int:
-        picture, crop = (found.width, found.height), (size.width, size.height)
-        cells = on_grid(region, picture, crop, self._grid(size))
-        name = media.content_hash(repr(cells.shape).encode() + cells.tobytes())
-        if name not in self._rows:
-            self._rows[name] = len(self._rows)
-            self._store.append("regions", cells[None])
-        return self._rows[name]
-
-    @torch.no_grad()
-    def _grid(self, size: Size) -> tuple[int, int]:
-        """Return rows and columns of the latents of a size."""
-        if size not in self._grids:
-            pixels = torch.zeros(1, 3, *size.shape, device=_device(self._family))
-            mean, _ = self._family.encode_media(pixels)
-            self._grids[size] = (mean.shape[-2], mean.shape[-1])
-        return self._grids[size]
-
-
-def _device(family: Family) -> torch.device:
-    return module_device(family.pipeline.vae)
+def _alone(folder: Path) -> Work[BaseFileLock]:
+    """Return a held lock on a folder, having waited for another process that builds it."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+        while True:
+            try:
+                return lock.acquire(timeout=WAITED_SECONDS).lock
+            except Timeout:
+                yield Progress("waiting for another process that encodes the same", 0, 1)
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def _open(folder: Path, key: str) -> EncodedData:

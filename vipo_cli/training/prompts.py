@@ -15,8 +15,9 @@ from vipo_cli.models.parts import encoder_parts, fingerprint_parts, load_parts, 
 from vipo_cli.recipe import Recipe
 from vipo_cli.run import Progress, Work, cache_home, fingerprint, write_json, writing
 from vipo_cli.training.arrays import ArrayStore, RaggedArray, open_arrays
-from vipo_cli.training.cache import PROMPTS, EncodedData, named
+from vipo_cli.training.cache import EncodedData, named
 from vipo_cli.training.devices import main_first
+from vipo_cli.training.encoding import PROMPTS
 
 Rows = NDArray[np.int64]
 
@@ -142,7 +143,7 @@ def _encode(
                     condition = family.encode_prompts(list(texts[first : first + PROMPTS]))
                 for name, values in condition.items():
                     store.append(f"condition.{name}", values)
-            store.close()
+            store.complete()
             write_json(temporary / "index.json", {"texts": texts})
     release_parts(family, encoders)
     return named(open_arrays(folder), "condition.")

@@ -156,6 +156,7 @@ def _sampled(setup: Setup, sampling: Sampling) -> Work[EncodedData | Trajectorie
                 folder.mkdir()
                 with closing(ArrayStore(folder)) as store:
                     made = yield from make(setup, sampling, store)
+                    store.complete()
                 _write(setup, sampling, folder, made)
         else:
             yield from make(setup, sampling, None)
