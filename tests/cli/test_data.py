@@ -102,3 +102,13 @@ def test_errors_reach_the_user_as_status_1(monkeypatch, capsys):
     error, _, hint = capsys.readouterr().err.partition("\n\nhint: ")
     assert error == "error: no such file or folder: `nothing.csv`"
     assert hint.startswith("data come as ")
+
+
+def test_cache_encodes_once_and_names_its_folder(tiny):
+    command = ("data", "cache", "shapes", "--model", tiny, "--set", "data.pairs=4")
+    document = json.loads(vipo(*command, "--json").stdout)
+    again = vipo(*command)
+    assert document["media"] == 8
+    assert f"{document['folder']}: 8 media" in again.stdout
+    assert "there already" in again.stdout
+    assert "of 4 records" in again.stdout

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from vipo_cli.data.lazy import data_fingerprint
 from vipo_cli.data.record import Record
-from vipo_cli.models import open_family
+from vipo_cli.models import Family, open_family
 from vipo_cli.recipe import Recipe
 from vipo_cli.run import Progress, Work
 from vipo_cli.training.adapters import check_adapters
 from vipo_cli.training.buckets import buckets_of
-from vipo_cli.training.cache import encode
+from vipo_cli.training.cache import EncodedData, encode
 from vipo_cli.training.cached import measure_references
 from vipo_cli.training.devices import after_main, from_main, main_first, start_accelerator
 from vipo_cli.training.memory import fit, foresee
@@ -41,18 +43,7 @@ def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]
     own = yield from encode_own(
         recipe, family, dtype=frozen_type(recipe), device=accelerator.device
     )
-    encoded = yield from main_first(
-        partial(
-            encode,
-            family,
-            records,
-            data_fingerprint(records),
-            recipe.data.broken_limit,
-            buckets_of(family, recipe.data),
-            dtype=frozen_type(recipe),
-            device=accelerator.device,
-        )
-    )
+    encoded = yield from encode_records(recipe, family, records, accelerator.device)
     chosen = from_main(partial(fit, recipe, family, encoded, accelerator, start, foreseen))
     yield Progress("loading the model", 0, 1)
     load_denoiser(recipe, family, accelerator)
@@ -69,3 +60,25 @@ def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]
     else:
         yield from prepare_loop(setup, run)
     return setup
+
+
+def encode_records(
+    recipe: Recipe, family: Family, records: Sequence[Record], device: torch.device
+) -> Work[EncodedData]:
+    """Return records as a recipe's model sees them, from the cache or put there now.
+
+    Raises:
+        DataError: too many broken records, none that is whole, or records of several kinds.
+    """
+    return main_first(
+        partial(
+            encode,
+            family,
+            records,
+            data_fingerprint(records),
+            recipe.data.broken_limit,
+            buckets_of(family, recipe.data),
+            dtype=frozen_type(recipe),
+            device=device,
+        )
+    )
