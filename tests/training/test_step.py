@@ -154,6 +154,17 @@ def test_held_out_pairs_share_no_prompt_with_the_others():
     assert len(held_out) >= 3
 
 
+def test_of_few_records_a_fifth_is_kept_back_and_one_prompt_always_learnt_from():
+    train, held_out = split(np.arange(20), 128)
+    assert (len(train), len(held_out)) == (16, 4)
+    train, held_out = split(np.arange(20), 10)
+    assert (len(train), len(held_out)) == (10, 10)
+    train, held_out = split(np.zeros(20, int), 128)
+    assert (len(train), len(held_out)) == (20, 0)
+    train, held_out = split(np.array([0, 0, 0, 1]), 2)
+    assert len(train) in (1, 3)
+
+
 def test_captions_are_dropped_for_the_pair_and_not_for_one_picture(setup):
     batch = drawn(with_settings(setup, "data", caption_dropout=0.5), 8)
     empty = setup.encoded.condition(np.array([-1]))["encoder_hidden_states"][0]

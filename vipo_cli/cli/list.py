@@ -7,7 +7,7 @@ import typer
 from vipo_cli.cli.output import Json, Output, Quiet
 
 app = typer.Typer(
-    help="List methods, models, data sets, rewards, benchmarks and recipes.",
+    help="List methods, models, data sets, importers, rewards, benchmarks and recipes.",
     epilog="Example: vipo list methods poly-dpo",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -55,6 +55,14 @@ def datasets(name: Name = None, json: Json = False, quiet: Quiet = False) -> Non
     from vipo_cli.data import datasets
 
     _show(datasets, name, Output(json=json, quiet=quiet))
+
+
+@app.command(epilog="Examples: vipo list importers   |   vipo list importers pickapic")
+def importers(name: Name = None, json: Json = False, quiet: Quiet = False) -> None:
+    """List the layouts that vipo data import reads, or the parameters of one."""
+    from vipo_cli.data.importers import importers
+
+    _show(importers, name, Output(json=json, quiet=quiet))
 
 
 @app.command(epilog="Example: vipo list rewards")

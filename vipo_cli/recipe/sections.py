@@ -115,7 +115,12 @@ class Data(OpenSection):
         "shapes"
     )
     held_out: Annotated[
-        int, Field(ge=0, description="Pairs kept back to measure implicit accuracy on.")
+        int,
+        Field(
+            ge=0,
+            description="Pairs kept back to measure implicit accuracy on; a fifth of them all where "
+            "this would be more than half.",
+        ),
     ] = 128
     size: Annotated[
         tuple[int, int] | None,

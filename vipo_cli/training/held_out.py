@@ -57,10 +57,13 @@ def measure_held_out(setup: Setup) -> HeldOutRecord | None:
         for name in ("scores", "gains")
     )
     interval, gain = clustered_mean(scores, prompts), clustered_mean(gains, prompts)
+    compared = _is_compared(held_out)
+    # of very few records the interval of a mean reaches beyond what a share can be
+    most = 1.0 if compared else math.inf
     return HeldOutRecord(
-        metric="implicit_accuracy" if _is_compared(held_out) else "error",
+        metric="implicit_accuracy" if compared else "error",
         value=interval.value,
-        ci95=(interval.low, interval.high),
+        ci95=(max(0.0, interval.low), min(most, interval.high)),
         n=len(held_out.records),
         winner_gain=gain.value,
         winner_gain_ci95=(gain.low, gain.high),

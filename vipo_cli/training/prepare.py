@@ -44,6 +44,9 @@ def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]
         recipe, family, dtype=frozen_type(recipe), device=accelerator.device
     )
     encoded = yield from encode_records(recipe, family, records, accelerator.device)
+    kept_back = split(encoded.prompt, recipe.data.held_out)[1]
+    if len(kept_back) < recipe.data.held_out:
+        yield _few(len(encoded), len(kept_back), recipe.data.held_out)
     chosen = from_main(partial(fit, recipe, family, encoded, accelerator, start, foreseen))
     yield Progress("loading the model", 0, 1)
     load_denoiser(recipe, family, accelerator)
@@ -52,9 +55,7 @@ def prepare(recipe: Recipe, records: Sequence[Record], run: Path) -> Work[Setup]
     setup.room = chosen.room
     for network in networks(setup):
         set_up(recipe, network, accelerator.device)
-    setup.prompts = choose_prompts(
-        recipe, encoded, split(encoded.prompt, recipe.data.held_out)[1], own
-    )
+    setup.prompts = choose_prompts(recipe, encoded, kept_back, own)
     if recipe.loop.kind == "offline":
         yield from measure_references(setup)
     else:
@@ -81,4 +82,15 @@ def encode_records(
             dtype=frozen_type(recipe),
             device=device,
         )
+    )
+
+
+def _few(records: int, kept_back: int, wanted: int) -> Progress:
+    """Say that there are too few records to keep back as many as the recipe says."""
+    return Progress(
+        "loading the model",
+        0,
+        1,
+        warning=f"of {records:,} records {kept_back:,} are kept back to be measured, not "
+        f"{wanted:,} (data.held_out)",
     )

@@ -300,22 +300,16 @@ def split(prompts: Rows, held_out: int) -> tuple[Rows, Rows]:
     """Divide records into those learnt from and those kept back, never sharing a prompt.
 
     Whole prompts are kept back, in an order that no run's seed changes, until `held_out` records
-    are reached.
-
-    Raises:
-        DataError: nothing would be left to learn from.
+    are reached; where that would be more than half of all, until a fifth is. One prompt at least is
+    learnt from.
     """
+    if held_out > len(prompts) / 2:
+        held_out = len(prompts) // 5
     order = np.random.default_rng(0).permutation(int(prompts.max()) + 1)
     rank = np.argsort(order)[prompts]
     counts = np.cumsum(np.bincount(rank))
     chosen = int(np.searchsorted(counts, held_out)) + 1 if held_out else 0
-    kept_back = rank < chosen
-    if kept_back.all():
-        raise DataError(
-            f"{len(prompts):,} pairs over {len(counts):,} prompts are too few to keep "
-            f"{held_out:,} pairs back",
-            hint="--set data.held_out=0 trains on all of them",
-        )
+    kept_back = rank < min(chosen, len(counts) - 1)
     return np.flatnonzero(~kept_back), np.flatnonzero(kept_back)
 
 
