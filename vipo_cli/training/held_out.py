@@ -1,5 +1,6 @@
 """How the policy does on records that it never learnt from, always against the base."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
