@@ -355,13 +355,6 @@ def test_missing_media_are_told(fails, table):
     assert "No such file or directory" in error
 
 
-def test_keeping_back_more_pairs_than_there_are_is_told(fails, table):
-    error = fails("--data", table())
-    assert "30 pairs over" in error
-    assert "too few to keep 128 pairs back" in error
-    assert "--set data.held_out=0" in error
-
-
 def test_a_damaged_model_is_told(vipo, tiny, tmp_path):
     broken = shutil.copytree(tiny, tmp_path / "broken")
     file = broken / "unet" / "diffusion_pytorch_model.safetensors"

@@ -26,6 +26,15 @@ def test_training_starts_from_what_was_filled(recipe, tmp_path):
     assert "loading the encoders" not in {progress.stage for progress in stages}
 
 
+def test_it_is_told_where_fewer_are_kept_back_than_wanted(recipe, tmp_path):
+    few = recipe.model_copy(update={"data": recipe.data.model_copy(update={"held_out": 128})})
+    told = []
+    setup = finish(prepare(few, open_filling(few).records, tmp_path), told.append)
+    warnings = [progress.warning for progress in told if progress.warning]
+    assert warnings == ["of 6 records 1 kept back to be measured, not 128 (data.held_out)"]
+    assert len(setup.held_out.records) == 1
+
+
 def test_a_full_cache_is_said_to_be_there(recipe):
     finish(fill(open_filling(recipe)))
     assert finish(fill(open_filling(recipe))).seconds == 0

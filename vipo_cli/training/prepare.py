@@ -91,6 +91,6 @@ def _few(records: int, kept_back: int, wanted: int) -> Progress:
         "loading the model",
         0,
         1,
-        warning=f"of {records:,} records {kept_back:,} are kept back to be measured, not "
+        warning=f"of {records:,} records {kept_back:,} kept back to be measured, not "
         f"{wanted:,} (data.held_out)",
     )
