@@ -17,8 +17,9 @@ from vipo_cli.data.regions import RegionMap
 from vipo_cli.errors import DataError
 from vipo_cli.media import Media
 
-Label = Literal["a", "b", "tie", "none", "ranked", "liked", "disliked"]
-"""Of a pair: which is better, neither, or nobody said; a ranked list; a single sample."""
+Label = Literal["a", "b", "tie", "none", "ranked", "liked", "disliked", "candidates"]
+"""Of a pair: which is better, neither, or nobody said; a ranked list; a single sample; one or more
+media that nobody has judged."""
 KINDS: dict[Label, Kind] = {
     "a": "pair",
     "b": "pair",
@@ -27,6 +28,7 @@ KINDS: dict[Label, Kind] = {
     "ranked": "ranked list",
     "liked": "labelled sample",
     "disliked": "labelled sample",
+    "candidates": "ranked list",
 }
 Expansion = Literal["all", "adjacent", "extremes", "none"]
 """Which pairs of a ranked list become pairs of their own; none leaves the list as it is."""
@@ -87,12 +89,13 @@ class Entry:
     def problem(self) -> str:
         """Return why the entry cannot be used, in words that are the same for all such entries."""
         count, wanted = len(self.media), {"pair": (2, 2), "labelled sample": (1, 1)}
-        least, most = wanted.get(self.kind, (2, math.inf))
+        least, most = wanted.get(self.kind, (1 if self.label == "candidates" else 2, math.inf))
         beside = (self.votes, self.ranks, self.models, self.seeds, self.noise_seeds, self.regions)
         found = {
             "empty prompt": not self.prompt.strip(),
             f"prompt of {LONGEST:,} characters or more": len(self.prompt) >= LONGEST,
-            "text that is not Unicode": not _is_unicode(self.prompt),
+            "text that is not Unicode": not all(map(_is_unicode, self._texts())),
+            "prompt with a NUL in it": "\0" in self.prompt,
             "missing medium": not all(self.media),
             f"wrong number of media for a {self.kind}": not least <= count <= most,
             "what is said of the media is not said of each": any(
@@ -102,7 +105,11 @@ class Entry:
             "probability outside 0 to 1": not _within(self.probability, 1),
             "weight that is no number of at least 0": not _within(self.weight),
             "votes that are no numbers of at least 0": not all(map(_within, self.votes or ())),
-            "ranks that are no numbers": any(map(math.isnan, self.ranks or ())),
+            "ranks that are no finite numbers": not all(map(math.isfinite, self.ranks or ())),
+            "seeds that are no whole numbers of 63 bits": not all(
+                seed is None or 0 <= seed < 2**63
+                for seed in (*(self.seeds or ()), *(self.noise_seeds or ()))
+            ),
             "scores that are no finite numbers": not all(
                 math.isfinite(value) for values in self.scores.values() for value in values
             ),
@@ -110,6 +117,15 @@ class Entry:
             and self.media[0] == self.media[-1],
         }
         return next((what for what, wrong in found.items() if wrong), "")
+
+    def _texts(self) -> Iterator[str]:
+        yield self.prompt
+        yield from (text for name in NAMED if (text := getattr(self, name)) is not None)
+        yield from (text for text in self.models or () if text is not None)
+        yield from self.scores
+        for name, label in self.dimensions.items():
+            yield name
+            yield label
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +177,8 @@ def record_of(entry: Entry) -> Record:
     Raises:
         DataError: a pair that nobody labelled.
     """
-    if entry.label == "none":
-        raise DataError("a pair without a label cannot be trained on")
+    if why := why_left_out(entry.label, "keep"):
+        raise DataError(f"a {entry.kind} that {why} cannot be trained on")
     metadata = dict(entry.metadata)
     metadata |= {name: value for name in NAMED if (value := getattr(entry, name)) is not None}
     if entry.dimensions:
@@ -205,9 +221,9 @@ def winner_probability(entry: Entry) -> float:
 def expand(entry: Entry, how: Expansion) -> Iterator[Entry]:
     """Yield the pairs of a ranked list, which share its weight; anything else as it is.
 
-    Media of equal rank make ties.
+    Media of equal rank make ties. A list that cannot be used stays whole.
     """
-    if entry.label != "ranked" or how == "none":
+    if entry.label != "ranked" or how == "none" or entry.problem():
         yield entry
         return
     order = _order(entry)
@@ -220,7 +236,7 @@ def expand(entry: Entry, how: Expansion) -> Iterator[Entry]:
         ranks = entry.ranks
         tied = ranks is not None and ranks[one] == ranks[other]
         yield replace(
-            _chosen(entry, (one, other)),
+            with_media(entry, (one, other)),
             label="tie" if tied else "a",
             ranks=None,
             weight=entry.weight / len(pairs),
@@ -230,12 +246,14 @@ def expand(entry: Entry, how: Expansion) -> Iterator[Entry]:
 
 def why_left_out(label: Label, ties: Ties) -> str:
     """Return why entries of a label take no part in training, or an empty string."""
+    if label == "candidates":
+        return "is not judged yet (vipo data build makes pairs)"
     if label == "none":
         return "has no label"
     return "a tie" if label == "tie" and ties == "drop" else ""
 
 
-def _chosen(entry: Entry, places: tuple[int, ...]) -> Entry:
+def with_media(entry: Entry, places: tuple[int, ...]) -> Entry:
     """Return an entry with some of its media, and what is said of these."""
     changed: dict[str, Any] = {
         name: tuple(values[place] for place in places)

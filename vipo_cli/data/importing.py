@@ -1,6 +1,8 @@
 """Bring preference data of any layout into the one that is kept: read, expand, check, write."""
 
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -76,6 +78,11 @@ def import_data(place: Path, folder: Path, wanted: Wanted) -> Work[Imported]:
     """
     name, read = find_importer(place, wanted.importer)
     parameters = _checked(name, wanted.parameters)
+    if place.is_dir() and place.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise DataError(
+            f"`{folder}` lies in `{place}`, which is being imported",
+            hint="choose a folder outside of it",
+        )
     about = {
         "importer": name,
         "name": place.name,
@@ -188,7 +195,7 @@ def _take(found: Found, store: Store, imported: Imported) -> None:
         DataError: it is of another kind than those before.
     """
     if isinstance(found, Entry):
-        problem, where = found.problem(), found.id or ""
+        problem, where = found.problem(), found.id or f"`{found.prompt[:40]}`"
         if not problem:
             if kinds := store.kinds - {found.kind}:
                 raise DataError(
@@ -225,12 +232,20 @@ def _refuse_mostly_unusable(place: Path, store: Store, imported: Imported) -> No
     )
 
 
-def _state(place: Path) -> list[tuple[str, int, int]]:
-    """Return what changes whenever the source does: size and date of each file."""
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
-    states = [(file, file.stat()) for file in files if file.is_file()]
+def _state(place: Path) -> str:
+    """Return what changes whenever the source does: a name for the size and date of each file."""
     root = place if place.is_dir() else place.parent
-    return [
-        (file.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns)
-        for file, state in states
-    ]
+    files = _files_below(str(place)) if place.is_dir() else [str(place)]
+    digest = hashlib.sha256()
+    for file in files:
+        state = Path(file).stat()
+        line = [os.path.relpath(file, root), state.st_size, state.st_mtime_ns]
+        digest.update(json.dumps(line).encode())
+    return digest.hexdigest()[:16]
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    """Yield the files below a folder in order; of millions no more is held than one folder's."""
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (path for name in sorted(names) if Path(path := f"{parent}/{name}").is_file())

@@ -67,7 +67,8 @@ def _require_columns(file: Path, layout: Layout, names: Sequence[str]) -> None:
             details=[f"found: {', '.join(names) or 'none'}"],
             hint="pairs need the columns prompt, winner and loser, ranked lists prompt and media "
             "(a list, best first),\nlabelled samples prompt, image and liked; media are paths, "
-            "relative to the file",
+            "relative to the file.\nOther columns, or two media and who won: "
+            f"vipo data import {file} --out DIR",
         )
 
 

@@ -48,13 +48,13 @@ class ParquetRecords(LazyRecords):
 
     def __init__(
         self,
-        groups: Sequence[Group],
+        stored: tuple[Sequence[Group], int],
         columns: tuple[Layout, Sequence[str]],
         prompts: Any,
         kept: tuple[NDArray[np.int64], NDArray[np.bool_]],
         dropped: Mapping[str, int],
     ) -> None:
-        self._stored = RowGroups(groups)
+        self._stored = RowGroups(*stored)
         self._layout, self._found = columns
         self._prompts = prompts
         self._rows, self._second_wins = kept
@@ -170,7 +170,7 @@ def open_parquet(
     if not len(chosen):
         refuse_nothing(files[0], layout.kind, rows, dropped)
     kept_rows = (chosen, second_wins[chosen])
-    return ParquetRecords(groups, (layout, found), prompts, kept_rows, dropped)
+    return ParquetRecords((groups, rows), (layout, found), prompts, kept_rows, dropped)
 
 
 def _label_problems(

@@ -20,7 +20,10 @@ from vipo_cli.registry import findings
 
 PICKAPIC = "yuvalkirstain/pickapic_v2"
 TABLES = (".csv", ".jsonl")
-READABLE = "data come as .parquet, .csv or .jsonl, or as a folder with winner/ and loser/"
+READABLE = (
+    "data come as .parquet, .csv or .jsonl, as a folder with winner/ and loser/, or imported from\n"
+    "many other layouts: vipo data import SOURCE --out DIR"
+)
 SPLIT = re.compile(r"(train|validation|test)(_unique)?")
 
 Split = Annotated[str, Field(description="Which split, where the files are named after splits.")]
@@ -148,7 +151,8 @@ def _open_folder(folder: Path, split: str, limit: int | None, ties: Ties) -> Laz
     raise DataError(
         f"`{folder}` holds {what}",
         details=[str(file) for file in tables[:5]],
-        hint="a folder holds Parquet files, one .csv or .jsonl file, or winner/ and loser/",
+        hint="a folder holds Parquet files, one .csv or .jsonl file, or winner/ and loser/;\n"
+        f"other layouts: vipo data import {folder} --out DIR",
     )
 
 

@@ -1,13 +1,15 @@
 """The one layout in which preference data are kept: Parquet shards with a manifest.
 
 One schema serves pictures and clips, pairs, ranked lists and single samples. Media stand in the
-rows or, where asked for, stay files. Opening reads labels alone; the rest is read when asked for.
+rows or, where asked for, stay files. Opening reads the manifest and a letter for each entry; the
+rest is read when asked for. Pages have checksums, so that damage to a label is never taken for one.
 """
 
 import hashlib
 import io
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,21 +25,40 @@ from vipo_cli.data.lazy import LazyRecords
 from vipo_cli.data.prompts import refuse_nothing
 from vipo_cli.data.record import Kind, Record
 from vipo_cli.data.regions import RegionMap
-from vipo_cli.data.row_groups import RowGroups, groups_of, read_columns, read_medium
+from vipo_cli.data.row_groups import Group, RowGroups, read_columns, read_medium, rows_in
 from vipo_cli.errors import DataError
 from vipo_cli.media import Media, content_hash, media_bytes
-from vipo_cli.run import fingerprint, unwritable, write_json
+from vipo_cli.run import fingerprint, unwritable, write_json, writing
 
 SCHEMA = 1
 """Raised whenever the columns change."""
 MANIFEST = "manifest.json"
 STATE = "import.json"
 """What stands in a folder that is not complete yet: how far it has come."""
-GROUP_BYTES = 16 * 2**20
-"""Of media in a row group, which is read whole for the sake of one of its rows."""
+LABELS = "labels.txt"
+"""A letter for each entry, in order: rows are chosen without a look into the shards."""
+LETTERS: dict[Label, str] = {
+    "a": "a",
+    "b": "b",
+    "tie": "t",
+    "none": "n",
+    "ranked": "r",
+    "liked": "l",
+    "disliked": "d",
+    "candidates": "c",
+}
+GROUP_BYTES = 4 * 2**20
+"""Of a row group, which is read whole for the sake of one of its rows."""
 GROUP_ROWS = 4096
-SHARD_BYTES = 500 * 10**6
-"""Above which no row group is added to a shard, so that none grows beyond 512 MiB."""
+SHARD_BYTES = 128 * 2**20
+"""Above which no row group is added to a shard; its footer is read for the sake of a row too."""
+LARGEST = 2**29
+"""Bytes of a medium that is taken on, and half of what a row may hold."""
+AGAIN = "copy or import the data set again"
+UNFINISHED = re.compile(
+    r"\.(part-\d{5}\.parquet|import\.json|manifest\.json|labels\.txt|dropped\.jsonl)\..*tmp"
+)
+"""Names of the files that a killed process leaves."""
 
 
 def schema() -> Any:
@@ -97,6 +118,7 @@ class Store:
         self._link = link
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
+        self._letters = bytearray()
         self._shard: _Shard | None = None
         found = self._found()
         self._shards: list[dict[str, Any]] = found.get("shards", [])
@@ -104,26 +126,52 @@ class Store:
         self.labels: Counter[Label] = Counter(found.get("labels", {}))
         self.left_out: Counter[str] = Counter(found.get("left_out", {}))
         self._seen = self.taken
+        if files := [folder / shard["file"] for shard in self._shards]:
+            labels = read_columns(files, ["label"]).column("label").to_pylist()
+            self._letters += "".join(LETTERS[label] for label in labels).encode()
 
     def _found(self) -> dict[str, Any]:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise DataError(f"`{self.folder}` is a file", hint="choose another name for the folder")
         if (self.folder / MANIFEST).is_file():
             raise DataError(
                 f"`{self.folder}` holds a data set already",
                 hint=f"choose another folder, or remove it: rm -r {self.folder}",
             )
-        if not (self.folder / STATE).is_file():
-            if self.folder.exists() and any(self.folder.iterdir()):
-                raise DataError(f"`{self.folder}` is not empty", hint="choose another folder")
-            return {}
-        found: dict[str, Any] = json.loads((self.folder / STATE).read_text())
-        if [found["about"], found["state"]] != json.loads(json.dumps([self._about, self._state])):
+        there = list(self.folder.iterdir()) if self.folder.exists() else []
+        unfinished = [file for file in there if UNFINISHED.fullmatch(file.name)]
+        begun = (self.folder / STATE).is_file()
+        if not begun and len(unfinished) < len(there):
+            raise DataError(f"`{self.folder}` is not empty", hint="choose another folder")
+        found = self._state_of_before() if begun else {"shards": []}
+        noted = {shard["file"] for shard in found["shards"]}
+        for file in (*unfinished, *self.folder.glob("part-*.parquet")):
+            if file.name not in noted:
+                file.unlink()  # a killed process left it: it is made again
+        return found
+
+    def _state_of_before(self) -> dict[str, Any]:
+        file = self.folder / STATE
+        try:
+            found: dict[str, Any] = json.loads(file.read_text())
+            same = [found["about"], found["state"]] == json.loads(
+                json.dumps([self._about, self._state])
+            )
+            whole = all(
+                (self.folder / shard["file"]).stat().st_size == shard["bytes"]
+                for shard in found["shards"]
+            )
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
-                f"`{self.folder}` holds the beginning of another data set, or the source changed",
+                f"`{file}` is damaged: {error}",
+                hint=f"remove the folder: rm -r {self.folder}",
+            ) from error
+        if not (same and whole):
+            what = "holds the beginning of another data set, or the source changed"
+            raise DataError(
+                f"`{self.folder}` {what if whole else 'is damaged'}",
                 hint=f"choose another folder, or remove it: rm -r {self.folder}",
             )
-        for file in self.folder.glob("*.parquet"):
-            if file.name not in {shard["file"] for shard in found["shards"]}:
-                file.unlink()  # written, but not noted: it is made again
         return found
 
     def add(self, entry: Entry) -> None:
@@ -135,7 +183,8 @@ class Store:
         row = _row(entry, self.folder if self._link else None)
         self._rows.append(row)
         self.labels[entry.label] += 1
-        self._bytes += sum(len(medium["bytes"] or b"") for medium in row["media"])
+        self._letters += LETTERS[entry.label].encode()
+        self._bytes += _size(row)
         if self._bytes >= GROUP_BYTES or len(self._rows) >= GROUP_ROWS:
             self._write_group()
 
@@ -169,6 +218,8 @@ class Store:
             "from": self._about,
             "shards": self._shards,
         }
+        with writing(self.folder / LABELS) as temporary:
+            temporary.write_bytes(self._letters)
         write_json(self.folder / MANIFEST, manifest)
         (self.folder / STATE).unlink(missing_ok=True)
 
@@ -212,7 +263,7 @@ class _Shard:
         import pyarrow.parquet as pq
 
         self.bytes = 0
-        self._entries = 0
+        self._groups: list[int] = []
         self._file = file
         self._temporary = file.with_name(f".{file.name}.tmp")
         try:
@@ -223,16 +274,17 @@ class _Shard:
                 compression=dict.fromkeys(_leaves(), "zstd"),  # pictures are compressed
                 use_dictionary=[column for column in _leaves() if column != "prompt"],
                 write_statistics=False,
+                write_page_checksum=True,
             )
         except OSError as error:
             raise unwritable(file, error) from error
 
-    def write(self, rows: Sequence[dict[str, Any]], media: int) -> None:
+    def write(self, rows: Sequence[dict[str, Any]], size: int) -> None:
         """Write a row group.
 
         Args:
             rows: by column.
-            media: how many bytes of media they hold.
+            size: how many bytes they hold.
         """
         import pyarrow as pa
 
@@ -240,8 +292,8 @@ class _Shard:
             self._writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema()))
         except OSError as error:
             raise unwritable(self._file, error) from error
-        self.bytes += media
-        self._entries += len(rows)
+        self.bytes += size
+        self._groups.append(len(rows))
 
     def discard(self) -> None:
         """Remove the file."""
@@ -261,10 +313,18 @@ class _Shard:
         size = self._file.stat().st_size
         return {
             "file": self._file.name,
-            "entries": self._entries,
+            "entries": sum(self._groups),
+            "groups": self._groups,
             "bytes": size,
             "sha256": digest,
         }
+
+
+def _size(row: Mapping[str, Any]) -> int:
+    """Return about how many bytes a row takes."""
+    media = (*row["media"], *(each for each in row["regions"] or () if each))
+    text = len(row["prompt"]) + len(row["metadata"] or "")
+    return text + sum(len(medium["bytes"] or b"") for medium in media)
 
 
 def _leaves() -> list[str]:
@@ -288,11 +348,16 @@ def _row(entry: Entry, link: Path | None) -> dict[str, Any]:
     Args:
         entry: what they say.
         link: the folder to which the paths of files are relative; None puts them into the cells.
+
+    Raises:
+        DataError: a medium cannot be read, is empty or too large.
     """
     media, hashes = zip(*(_cell(medium, link) for medium in entry.media), strict=True)
     regions = entry.regions
+    if len(media) > 2 and sum(len(medium["bytes"] or b"") for medium in media) > 2 * LARGEST:
+        raise DataError(f"{len(media)} media of more than {2 * LARGEST >> 20:,} MiB")
     return {
-        "prompt": entry.prompt,
+        "prompt": entry.prompt.strip(),
         "media": media,
         "media_hash": hashes,
         "label": entry.label,
@@ -302,8 +367,8 @@ def _row(entry: Entry, link: Path | None) -> dict[str, Any]:
         "weight": entry.weight,
         "annotator": entry.annotator,
         "models": entry.models,
-        "dimensions": sorted(entry.dimensions.items()),
-        "scores": sorted(entry.scores.items()),
+        "dimensions": sorted(entry.dimensions.items()) or None,
+        "scores": sorted(entry.scores.items()) or None,
         "category": entry.category,
         "seeds": entry.seeds,
         "noise_seeds": entry.noise_seeds,
@@ -311,18 +376,41 @@ def _row(entry: Entry, link: Path | None) -> dict[str, Any]:
         "id": entry.id,
         "source": entry.source,
         "split": entry.split,
-        "metadata": json.dumps(entry.metadata, sort_keys=True, default=str)
-        if entry.metadata
-        else None,
+        "metadata": _json(entry.metadata) if entry.metadata else None,
     }
+
+
+def _json(metadata: Mapping[str, Any]) -> str:
+    """Write metadata as JSON, in which a number that is none becomes null."""
+    try:
+        return json.dumps(metadata, sort_keys=True, default=str, allow_nan=False)
+    except ValueError:
+        lenient = json.dumps(metadata, default=str)
+        return json.dumps(json.loads(lenient, parse_constant=lambda _: None), sort_keys=True)
 
 
 def _cell(medium: Media, link: Path | None) -> tuple[dict[str, Any], str]:
     """Return the cell of a medium, and its name by content."""
-    data = media_bytes(medium)
+    data = _checked_bytes(medium)
     if link is None or isinstance(medium, bytes):
         return {"bytes": data, "path": None}, content_hash(data)
-    return {"bytes": None, "path": os.path.relpath(medium, link)}, content_hash(data)
+    place = os.path.realpath(medium.parent)  # where the folder really lies, `..` leads elsewhere
+    path = os.path.relpath(Path(place) / medium.name, os.path.realpath(link))
+    return {"bytes": None, "path": path}, content_hash(data)
+
+
+def _checked_bytes(medium: Media) -> bytes:
+    try:
+        size = len(medium) if isinstance(medium, bytes) else medium.stat().st_size
+        if isinstance(medium, Path) and not medium.is_file():
+            raise DataError(f"`{medium}` is no file")
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
+        raise DataError(f"cannot read `{medium!s:.200}`: {error}") from error
+    if size == 0:
+        raise DataError("an empty medium" if isinstance(medium, bytes) else f"`{medium}` is empty")
+    if size > LARGEST:
+        raise DataError(f"a medium of more than {LARGEST >> 20:,} MiB")
+    return media_bytes(medium)
 
 
 def _map_cell(region: RegionMap) -> dict[str, Any]:
@@ -330,7 +418,7 @@ def _map_cell(region: RegionMap) -> dict[str, Any]:
         buffer = io.BytesIO()
         np.save(buffer, region)
         return {"bytes": buffer.getvalue(), "path": None}
-    return {"bytes": media_bytes(region), "path": None}
+    return {"bytes": _checked_bytes(region), "path": None}
 
 
 def is_stored(place: Path) -> bool:
@@ -339,68 +427,104 @@ def is_stored(place: Path) -> bool:
     Raises:
         DataError: only its beginning.
     """
+    if (place / MANIFEST).is_file():
+        return True
     if (place / STATE).is_file():
         raise DataError(
-            f"`{place}` is not complete: its import was interrupted",
-            hint="run the same `vipo data import` again; it goes on where it was",
+            f"`{place}` is not complete: what made it was interrupted",
+            hint="run the same command again; it goes on where it was",
         )
-    return (place / MANIFEST).is_file()
+    return False
 
 
 def open_stored(folder: Path, limit: int | None = None, ties: Ties = "drop") -> "StoredRecords":
-    """Open a folder of shards; labels are read, prompts and media are not.
+    """Open a folder of shards; neither prompts nor media are read.
 
     Raises:
-        DataError: the folder is not complete, its manifest is damaged, or nothing is left.
+        DataError: the folder is not what its manifest says, or nothing is left.
     """
-    import pyarrow.parquet as pq
-    from pyarrow import ArrowException
+    manifest = read_manifest(folder)
+    codes = np.frombuffer(_letters(folder, manifest), np.uint8)
+    dropped, usable = {}, np.ones(len(codes), bool)
+    for label in manifest["labels"]:
+        if reason := why_left_out(label, ties):
+            found = codes == ord(LETTERS[label])
+            dropped[reason] = int(found.sum())
+            usable &= ~found
+    if not usable.any():
+        kind = next((KINDS[label] for label in manifest["labels"]), "pair")
+        refuse_nothing(folder, kind, len(codes), dropped)
+    return StoredRecords(_row_groups(folder, manifest), np.flatnonzero(usable)[:limit], dropped)
 
+
+def _row_groups(folder: Path, manifest: Mapping[str, Any]) -> RowGroups:
+    groups: list[Group] = []
+    rows = 0
+    for shard in manifest["shards"]:
+        for number, count in enumerate(shard["groups"]):
+            groups.append(Group(folder / shard["file"], number, rows, folder))
+            rows += count
+    return RowGroups(groups, rows, verify=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a data set, and see that the shards it names are there.
+
+    Raises:
+        DataError: it is damaged, or the shards are not those that it names.
+    """
+    file = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        wanted = {shard["file"]: (shard["bytes"], shard["entries"]) for shard in manifest["shards"]}
-        total = manifest["entries"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"`{folder / MANIFEST}` is damaged: {error}") from error
-    files = [folder / name for name in wanted]
-    wrong = [
-        file.name
-        for file in files
-        if not file.is_file() or file.stat().st_size != wanted[file.name][0]
-    ]
+        manifest: dict[str, Any] = json.loads(file.read_text())
+        if manifest["schema"] != SCHEMA:
+            raise DataError(
+                f"`{folder}` is of layout {manifest['schema']}, and this program reads {SCHEMA}",
+                hint="import its source again",
+            )
+        counts = [int(count) for shard in manifest["shards"] for count in shard["groups"]]
+        sizes = {str(shard["file"]): int(shard["bytes"]) for shard in manifest["shards"]}
+        sound = (
+            sum(counts) == manifest["entries"] == sum(manifest["labels"].values())
+            and min(counts, default=1) > 0
+            and manifest["labels"].keys() <= LETTERS.keys()
+            and all(Path(name).name == name for name in sizes)
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"`{file}` is damaged: {error}", hint=AGAIN) from error
+    if not sound:
+        raise DataError(f"`{file}` is damaged: its counts contradict each other", hint=AGAIN)
+    wrong = [name for name, size in sizes.items() if _size_of(folder / name) != size]
     if wrong:
         raise DataError(
-            f"`{folder}` is not what its manifest says: {len(wrong):,} of {len(files):,} shards "
+            f"`{folder}` is not what its manifest says: {len(wrong):,} of {len(sizes):,} shards "
             "are missing or of another size",
             details=wrong[:5],
-            hint="copy or import the data set again",
+            hint=AGAIN,
         )
+    return manifest
+
+
+def _letters(folder: Path, manifest: Mapping[str, Any]) -> bytes:
+    """Read the letters of all entries.
+
+    Raises:
+        DataError: they are not those that the manifest counts.
+    """
     try:
-        footers = [pq.read_metadata(file) for file in files]
-        labels = read_columns(files, ["label"]).column("label") if files else []
-    except (ArrowException, OSError) as error:
-        raise DataError(f"`{folder}` is damaged: {error}") from error
-    groups, rows = groups_of(files, footers, [folder] * len(files))
-    if rows != total:
-        raise DataError(f"`{folder}` holds {rows:,} entries, not the {total:,} of its manifest")
-    return _opened(RowGroups(groups), labels, folder, limit, ties)
+        letters = (folder / LABELS).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read `{folder / LABELS}`: {error.strerror}", hint=AGAIN) from error
+    counted = Counter(letters.decode("latin1"))
+    if counted != {LETTERS[label]: count for label, count in manifest["labels"].items()}:
+        raise DataError(f"`{folder / LABELS}` is damaged", hint=AGAIN)
+    return letters
 
 
-def _opened(
-    stored: RowGroups, labels: Any, folder: Path, limit: int | None, ties: Ties
-) -> "StoredRecords":
-    """Choose the rows that take part in training."""
-    found = labels.combine_chunks().dictionary_encode() if len(labels) else None
-    names: list[Label] = found.dictionary.to_pylist() if found is not None else []
-    codes = found.indices.to_numpy() if found is not None else np.zeros(0, np.int64)
-    reasons = {code: why_left_out(label, ties) for code, label in enumerate(names)}
-    dropped = {reason: int((codes == code).sum()) for code, reason in reasons.items() if reason}
-    usable = np.array([not reasons[code] for code in range(len(names))], bool)
-    rows = np.flatnonzero(usable[codes]) if len(codes) else np.zeros(0, np.int64)
-    if not len(rows):
-        kind = KINDS[names[0]] if names else "pair"
-        refuse_nothing(folder, kind, len(codes), dropped)
-    return StoredRecords(stored, rows[:limit], dropped)
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1
 
 
 class StoredRecords(LazyRecords):
@@ -444,37 +568,48 @@ class StoredRecords(LazyRecords):
 
 
 def entry_in(row: Mapping[str, Any], folder: Path) -> Entry:
-    """Return the entry that the cells of a row hold.
+    """Return the entry that the cells of a row hold; cells that say nothing may be missing.
 
     Args:
         row: its cells by column.
         folder: where the paths in them start.
     """
-    cells = dict(row)
-    media = tuple(read_medium(cell, folder) or b"" for cell in cells.pop("media"))
-    regions = cells.pop("regions")
-    del cells["media_hash"]
+    said = {name: cell for name, cell in row.items() if cell is not None}
+    media = tuple(read_medium(cell, folder) or b"" for cell in said.pop("media"))
+    said.pop("media_hash", None)
     for name in ("votes", "ranks", "models", "seeds", "noise_seeds"):
-        cells[name] = None if cells[name] is None else tuple(cells[name])
-    cells["dimensions"] = dict(cells["dimensions"] or ())
-    cells["scores"] = {name: tuple(values) for name, values in cells["scores"] or ()}
-    cells["metadata"] = json.loads(cells["metadata"] or "{}")
-    maps = None if regions is None else tuple(read_medium(cell, folder) for cell in regions)
-    return Entry(media=media, regions=maps, **cells)
+        if name in said:
+            said[name] = tuple(said[name])
+    if "dimensions" in said:
+        said["dimensions"] = dict(said["dimensions"])
+    if "scores" in said:
+        said["scores"] = {name: tuple(values) for name, values in said["scores"]}
+    if "metadata" in said:
+        said["metadata"] = json.loads(said["metadata"])
+    if "regions" in said:
+        said["regions"] = tuple(read_medium(cell, folder) for cell in said["regions"])
+    return Entry(media=media, **said)
+
+
+def stored_rows(folder: Path) -> RowGroups:
+    """Return the rows of a data set by number, to be read one by one; those without a label too."""
+    return _row_groups(folder, read_manifest(folder))
 
 
 def entries_in(folder: Path, start: int = 0) -> Iterator[Entry]:
-    """Yield all entries of a data set in order, those without a label too."""
-    import pyarrow.parquet as pq
+    """Yield all entries of a data set in order, those without a label too.
 
-    manifest = json.loads((folder / MANIFEST).read_text())
-    for shard in manifest["shards"]:
-        with pq.ParquetFile(folder / shard["file"], memory_map=True) as file:
-            for number in range(file.num_row_groups):
-                rows = file.metadata.row_group(number).num_rows
-                if start >= rows:
-                    start -= rows
-                    continue
-                for row in file.read_row_group(number, use_threads=False).to_pylist()[start:]:
-                    yield entry_in(row, folder)
-                start = 0
+    Raises:
+        DataError: the data set is damaged.
+    """
+    for shard in read_manifest(folder)["shards"]:
+        for number, rows in enumerate(shard["groups"]):
+            if start >= rows:
+                start -= rows
+                continue
+            for row in rows_in(folder / shard["file"], number, rows, start):
+                yield entry_in(row, folder)
+            start = 0
+
+
+assert KINDS.keys() == LETTERS.keys()

@@ -15,7 +15,12 @@ def name(cell: Any) -> str | None:
     """Return a text or number as a name; None where there is neither."""
     if isinstance(cell, bool) or cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return None
-    return str(cell).strip() or None if isinstance(cell, str | int | float) else None
+    if not isinstance(cell, str | int | float):
+        return None
+    try:
+        return str(cell).strip() or None
+    except ValueError:  # a number of thousands of digits
+        return None
 
 
 def number(cell: Any) -> float | None:
@@ -29,7 +34,7 @@ def number(cell: Any) -> float | None:
 
 def whole(cell: Any) -> int | None:
     """Return a whole number of at least 0 and at most 63 bits; None where the cell holds none."""
-    written = str(cell).strip().removesuffix(".0")  # as tools write numbers with gaps between them
+    written = (name(cell) or "").removesuffix(".0")  # as tools write numbers with gaps between them
     if not (written.isascii() and written.isdecimal()):
         return None
     return int(written) if len(written) < 20 and int(written) < 2**63 else None
@@ -37,7 +42,7 @@ def whole(cell: Any) -> int | None:
 
 def truth(cell: Any) -> bool | None:
     """Return what a cell says is true or false; None where it says neither."""
-    word = str(cell).strip().lower()
+    word = str(cell if isinstance(cell, bool) else name(cell)).lower()
     return True if word in TRUE else False if word in FALSE else None
 
 

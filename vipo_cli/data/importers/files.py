@@ -2,19 +2,31 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from vipo_cli.data.entry import Unusable
+from vipo_cli.data.row_groups import reading
 from vipo_cli.errors import DataError
 
 Row = dict[str, Any]
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 BATCH = 64
 """Rows of Parquet read at once."""
+BATCH_BYTES = 2**25
+"""Of rows that are read at once, unless a single one has more."""
 CSV_CELL = 2**24
 """Characters that a cell of a CSV file may have."""
+JSON_LINE = 2**26
+"""Characters that a line of a JSON-lines file may have."""
+HEADER_ROWS = 100
+"""Objects of a JSON-lines file that tell which keys there are."""
+BUFFER = 2**20
+"""Bytes of a Parquet file's column that are read at once."""
 
 
 def tables_in(place: Path, suffixes: Sequence[str] = TABLES) -> list[Path]:
@@ -28,14 +40,16 @@ def tables_in(place: Path, suffixes: Sequence[str] = TABLES) -> list[Path]:
 def header(file: Path) -> list[str]:
     """Return the names of a table's columns; none if it cannot be read."""
     try:
-        if file.suffix.lower() == ".parquet":
-            import pyarrow.parquet as pq
-
-            return list(pq.read_schema(file).names)
-        first = next((row for _, row in rows_of(file) if isinstance(row, dict)), {})
-    except (DataError, OSError, ValueError):
+        suffix = file.suffix.lower()
+        if suffix == ".parquet":
+            return _parquet_names(file)
+        if suffix in (".csv", ".tsv"):
+            with file.open(encoding="utf-8-sig", newline="") as stream:
+                return _csv_names(file, next(_csv_reader(stream, suffix), []))
+        rows = islice((row for _, row in _json_rows(file) if isinstance(row, dict)), HEADER_ROWS)
+        return list(dict.fromkeys(name for row in rows for name in row))
+    except (DataError, OSError, ValueError, csv.Error):
         return []
-    return list(first)
 
 
 def has_columns(*names: str) -> Any:
@@ -51,13 +65,14 @@ def has_columns(*names: str) -> Any:
 def count_rows(place: Path) -> int | None:
     """Return how many rows the Parquet files of a place hold; None for other tables."""
     import pyarrow.parquet as pq
+    from pyarrow import ArrowException
 
     files = tables_in(place)
     if not files or any(file.suffix.lower() != ".parquet" for file in files):
         return None
     try:
         return sum(int(pq.read_metadata(file).num_rows) for file in files)
-    except (OSError, ValueError):
+    except (ArrowException, OSError, ValueError):
         return None
 
 
@@ -78,61 +93,121 @@ def rows_of(
         if suffix == ".parquet":
             yield from _parquet_rows(file, columns)
         elif suffix in (".csv", ".tsv"):
-            yield from _csv_rows(file, "\t" if suffix == ".tsv" else ",")
+            yield from _csv_rows(file, suffix)
         else:
             yield from _json_rows(file)
     except UnicodeDecodeError as error:
+        utf16 = error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
         raise DataError(
             f"`{file}` is not UTF-8: {error.reason} at byte {error.start:,}",
             hint="save it as UTF-8, for instance with: "
-            f"iconv -f LATIN1 -t UTF-8 {file} > utf8{suffix}",
+            f"iconv -f {'UTF-16' if utf16 else 'LATIN1'} -t UTF-8 {file} > utf8{suffix}",
         ) from error
     except (OSError, csv.Error) as error:
         raise DataError(f"cannot read `{file}`: {error}") from error
 
 
-def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[str, Row | Unusable]]:
-    csv.field_size_limit(CSV_CELL)
+def _csv_rows(file: Path, suffix: str) -> Iterator[tuple[str, Row | Unusable]]:
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter=delimiter)
-        for row in reader:
-            where = f"line {reader.line_num} of {file.name}"
-            if None in row or None in row.values():
-                yield where, Unusable(where, "another number of cells than the header has")
-            else:
-                yield where, row
+        reader = _csv_reader(stream, suffix)
+        names = _csv_names(file, next(reader, []))
+        try:
+            for cells in reader:
+                where = f"line {reader.line_num} of {file.name}"
+                if len(cells) == len(names):
+                    named = zip(names, cells, strict=True)
+                    yield where, {name: cell for name, cell in named if name}
+                elif cells:
+                    yield where, Unusable(where, "another number of cells than the header has")
+        except csv.Error as error:
+            # going on would mix the cells of several rows
+            raise DataError(
+                f"cannot read `{file}`, line {reader.line_num:,}: {error}",
+                hint='a cell with quotation marks in it is written as "say ""hello"" to her"',
+            ) from error
+
+
+def _csv_reader(stream: TextIO, suffix: str) -> Any:
+    csv.field_size_limit(CSV_CELL)
+    first = stream.readline(CSV_CELL)
+    stream.seek(0)
+    delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=first.count)
+    return csv.reader(stream, delimiter=delimiter, strict=True)
+
+
+def _csv_names(file: Path, cells: Sequence[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    _refuse_repeated(file, [name for name in names if name])
+    return names
+
+
+def _refuse_repeated(file: Path, names: Sequence[str]) -> None:
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(
+            f"`{file}` has several columns of one name",
+            details=[f"column: {name}" for name in repeated[:5]],
+            hint="rename or remove all but one of them",
+        )
 
 
 def _json_rows(file: Path) -> Iterator[tuple[str, Row | Unusable]]:
     with file.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, start=1):
-            where = f"line {number} of {file.name}"
+        for number, line in enumerate(iter(partial(stream.readline, JSON_LINE), ""), start=1):
+            where = f"line {number:,} of {file.name}"
+            if len(line) >= JSON_LINE:
+                raise DataError(f"cannot read `{file}`: line {number:,} has no end")
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError):
-                yield where, Unusable(where, "not JSON")
+                row = json.loads(line, object_pairs_hook=_once_each)
+            except (ValueError, RecursionError):
+                yield where, Unusable(where, "not JSON, or a key stands there twice")
                 continue
             good = isinstance(row, dict)
             yield where, row if good else Unusable(where, "JSON, but no object")
 
 
-def _parquet_rows(file: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, Row]]:
-    import pyarrow.parquet as pq
-    from pyarrow import ArrowException
+def _once_each(pairs: list[tuple[str, Any]]) -> Row:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError
+    return found
 
+
+def _parquet_names(file: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    with reading(file):
+        return list(pq.read_schema(file).names)
+
+
+def _parquet_rows(file: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, Row]]:
+    """Yield rows; no more than a batch is held, however large the row groups are."""
+    import pyarrow.parquet as pq
+
+    _refuse_repeated(file, _parquet_names(file))
     number = 0
-    try:
-        with pq.ParquetFile(file, memory_map=True) as source:
-            names = (
-                None
-                if columns is None
-                else [each for each in columns if each in source.schema_arrow.names]
-            )
-            for batch in source.iter_batches(BATCH, columns=names, use_threads=False):
-                for row in batch.to_pylist():
+    with (
+        reading(file),
+        pq.ParquetFile(file, buffer_size=BUFFER, page_checksum_verification=True) as source,
+    ):
+        there = source.schema_arrow.names
+        names = None if columns is None else [each for each in columns if each in there]
+        for group in range(source.num_row_groups):
+            about = source.metadata.row_group(group)
+            rows = max(1, min(BATCH, BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)))
+            for batch in source.iter_batches(rows, [group], columns=names, use_threads=False):
+                for row in _in_microseconds(batch).to_pylist():
                     yield f"row {number} of {file.name}", row
                     number += 1
-    except (ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read `{file}`: {error}") from error
+
+
+def _in_microseconds(batch: Any) -> Any:
+    """Return a batch whose times Python can hold without pandas; nanoseconds are cut off."""
+    import pyarrow as pa
+
+    for place, column in enumerate(batch.schema):
+        if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+            times = batch.column(place).cast(pa.timestamp("us", column.type.tz), safe=False)
+            batch = batch.set_column(place, column.name, times)
+    return batch

@@ -30,8 +30,14 @@ SIDES = (
 """Names of folders, or ends of files' names after `_` or `-`, of winners and losers."""
 
 
+SEVERAL = "what lies there can be understood in several ways"
+
+
 def _fits(place: Path) -> bool:
-    return place.is_dir() and (_side_folders(place) is not None or bool(_by_ending(place)))
+    try:
+        return place.is_dir() and bool(_side_folders(place) or _endings(place))
+    except DataError:
+        return True
 
 
 def _count(place: Path) -> int | None:
@@ -54,10 +60,16 @@ def folders(
     prompts = _prompts(place)
     for name, (winner, loser) in sorted(_pairs(place).items()):
         if winner is None or loser is None:
-            side = "winner" if winner is None else "loser"
-            yield Unusable(name, f"no {side} of that name")
+            lacking = "loser" if winner else "winner" if loser else "ending of a winner or loser"
+            yield Unusable(
+                name, f"no {lacking} of that name" if winner or loser else f"no {lacking}"
+            )
             continue
-        text = prompts.get(name) or _beside(name, winner, place) or prompt
+        found = prompts.get(name)
+        if found is not None and len(found) > 1:
+            yield Unusable(name, "several prompts in prompts.csv")
+            continue
+        text = next(iter(found or ()), "") or _beside(name, winner, place) or prompt
         if not text:
             yield Unusable(name, "no prompt: neither in prompts.csv nor in NAME.txt")
             continue
@@ -74,10 +86,26 @@ def _pairs(place: Path) -> dict[str, tuple[Path | None, Path | None]]:
 
 
 def _side_folders(place: Path) -> tuple[Path, Path] | None:
-    for winner, loser in SIDES:
-        if (place / winner).is_dir() and (place / loser).is_dir():
-            return place / winner, place / loser
-    return None
+    """Return the folders of winners and losers, whatever the case of their names.
+
+    Raises:
+        DataError: there are several of them.
+    """
+    found: dict[str, list[Path]] = {}
+    for each in sorted(place.iterdir()):
+        if each.is_dir():
+            found.setdefault(each.name.lower(), []).append(each)
+    pairs = [(found[one], found[other]) for one, other in SIDES if {one, other} <= found.keys()]
+    if not pairs:
+        return None
+    (winners, losers), *others = pairs
+    if others or len(winners) > 1 or len(losers) > 1:
+        raise DataError(
+            f"`{place}`: {SEVERAL}",
+            details=[str(folder) for sides in pairs for side in sides for folder in side],
+            hint="leave one folder of winners and one of losers there",
+        )
+    return winners[0], losers[0]
 
 
 def _media_below(folder: Path) -> dict[str, Path]:
@@ -100,38 +128,68 @@ def _media_below(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _endings(place: Path) -> tuple[str, str] | None:
+    """Return how the names of the winners and the losers in a folder end.
+
+    Raises:
+        DataError: they end in several ways.
+    """
+    names = [name.lower() for name in _media_below(place)]
+    found = [
+        ends
+        for ends in ((mark + one, mark + other) for one, other in SIDES for mark in "_-")
+        if all(any(name.endswith(end) for name in names) for end in ends)
+    ]
+    if len(found) > 1:
+        raise DataError(
+            f"`{place}`: {SEVERAL}",
+            details=[f"NAME{one} and NAME{other}" for one, other in found],
+            hint="let the names end in one way, such as NAME_w and NAME_l",
+        )
+    return found[0] if found else None
+
+
 def _by_ending(place: Path) -> dict[str, tuple[Path | None, Path | None]]:
-    """Pair the media of one folder by how their names end, such as NAME_w and NAME_l."""
-    files = _media_below(place) if place.is_dir() else {}
-    for winner, loser in SIDES:
-        for mark in "_-":
-            ends = mark + winner, mark + loser
-            names = [
-                {name.removesuffix(end) for name in files if name.lower().endswith(end)}
-                for end in ends
-            ]
-            if all(names):
-                return {
-                    name: (files.get(name + ends[0]), files.get(name + ends[1]))
-                    for name in sorted(names[0] | names[1])
-                }
-    return {}
+    """Pair the media of one folder by how their names end, such as NAME_w and NAME_l.
+
+    Raises:
+        DataError: two media have the same name but for case.
+    """
+    ends = _endings(place)
+    pairs: dict[str, tuple[Path | None, Path | None]] = {}
+    for whole, file in _media_below(place).items() if ends else ():
+        side = next((side for side in (0, 1) if whole.lower().endswith((ends or ())[side])), None)
+        name = whole if side is None else whole[: -len((ends or ())[side])]
+        known = pairs.get(name, (None, None))
+        if side is not None and known[side] is not None:
+            raise DataError(f"two media are called `{whole}` but for case, in `{place}`")
+        winner, loser = (file if side == each else known[each] for each in (0, 1))
+        pairs[name] = winner, loser
+    return pairs
 
 
-def _prompts(place: Path) -> dict[str, str]:
+def _prompts(place: Path) -> dict[str, set[str]]:
+    """Return the prompts of each name in prompts.csv.
+
+    Raises:
+        DataError: it cannot be read, or lacks its columns.
+    """
     table = place / "prompts.csv"
     if not table.is_file():
         return {}
-    found = {}
-    for _, row in rows_of(table):
-        if isinstance(row, dict):
-            if not {"name", "prompt"} <= row.keys():
-                raise DataError(
-                    f"`{table}` lacks the columns name and prompt",
-                    details=[f"found: {', '.join(row) or 'none'}"],
-                )
-            file = Path(row["name"] or "")
-            found[file.with_suffix("").as_posix()] = (row["prompt"] or "").strip()
+    found: dict[str, set[str]] = {}
+    for where, row in rows_of(table):
+        if isinstance(row, Unusable):
+            raise DataError(f"cannot read `{table}`: {where} has {row.reason}")
+        if not {"name", "prompt"} <= row.keys():
+            raise DataError(
+                f"`{table}` lacks the columns name and prompt",
+                details=[f"found: {', '.join(row) or 'none'}"],
+            )
+        name, prompt = row["name"].strip().replace("\\", "/"), row["prompt"].strip()
+        stem, dot, suffix = name.rpartition(".")
+        for each in {name, stem} if f"{dot}{suffix.lower()}" in SUFFIXES else {name}:
+            found.setdefault(each, set()).add(prompt)
     return found
 
 
