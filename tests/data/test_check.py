@@ -5,7 +5,7 @@ from vipo_cli.data.check import check
 from vipo_cli.data.preview import preview
 from vipo_cli.data.stats import statistics
 from vipo_cli.errors import DataError
-from vipo_cli.media import encode_png
+from vipo_cli.media import decode, encode_png
 from vipo_cli.run import finish
 from vipo_cli.shapes.source import shapes
 
@@ -56,7 +56,9 @@ def test_finds_each_problem(sides, problem, serious):
         "empty prompt": [PreferencePair(" ", w, l)],
         "endless prompt": [PreferencePair("x" * 10_000, w, l)],
         "long prompt": [PreferencePair("x" * 400, w, l)],
-        "different sizes": [PreferencePair("p", w, encode_png(np.zeros((8, 9, 3), np.uint8)))],
+        "different sizes": [
+            PreferencePair("p", w, encode_png(np.asarray(decode(l).resize((48, 40)))))
+        ],
     }[problem]
     findings = found(pairs)
     assert list(findings) == [problem]

@@ -1,16 +1,21 @@
 """What a set of records consists of."""
 
-import io
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from PIL import Image
+import numpy as np
 
-from vipo_cli.data.record import Kind, LabelledSample, PreferencePair, RankedList, Record
+from vipo_cli.data.bias import share_of
+from vipo_cli.data.census import format_of
+from vipo_cli.data.entries import entry_at
+from vipo_cli.data.entry import Entry
+from vipo_cli.data.record import Kind, Record
 from vipo_cli.data.usable import kind_of
 from vipo_cli.errors import DataError
-from vipo_cli.media import media_bytes
+from vipo_cli.media import media_bytes, probe
 from vipo_cli.run import Progress, Work
 
 
@@ -26,10 +31,15 @@ class Statistics:
         prompts: how many different prompts.
         prompt_characters: shortest, median and longest prompt.
         categories: records by category, where the source knows one.
-        sizes: media by width x height.
+        sizes: media by width x height, and frames if they are clips.
         formats: media by file format.
         media_bytes: all media together, encoded.
         unreadable: media whose header cannot be read.
+        models: by who made the media, how many were shown, compared with another, and preferred.
+        annotators: how many people judged, and the records of those who judged most.
+        dimensions: labels of each quality that was judged apart.
+        scores: by reward, how many records have it, its mean for winners and losers, and in what
+            share the winner scores higher.
     """
 
     kind: Kind
@@ -43,6 +53,10 @@ class Statistics:
     formats: dict[str, int]
     media_bytes: int
     unreadable: int
+    models: dict[str, dict[str, int]]
+    annotators: dict[str, int]
+    dimensions: dict[str, dict[str, int]]
+    scores: dict[str, dict[str, Any]]
 
 
 def statistics(records: Sequence[Record]) -> Work[Statistics]:
@@ -53,60 +67,127 @@ def statistics(records: Sequence[Record]) -> Work[Statistics]:
     """
     if not len(records):
         raise DataError("the data set has no pairs")
-    prompts: Counter[str] = Counter()
-    labels: Counter[str] = Counter()
-    categories: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    formats: Counter[str] = Counter()
-    singles = encoded = unreadable = 0
+    counts = _Counts()
     for index in range(len(records)):
-        record = records[index]
-        prompts[record.prompt] += 1
-        labels.update(_labels(record))
-        singles += isinstance(record, PreferencePair) and record.loser is None
-        if category := record.metadata.get("category"):
-            categories[str(category)] += 1
-        for medium in record.media:
+        counts.add(entry_at(records, index), kind_of(records))
+        yield Progress(f"read {kind_of(records)}s", index + 1, len(records))
+    return counts.statistics(kind_of(records), len(records))
+
+
+@dataclass
+class _Scores:
+    """What one reward says of winners and losers."""
+
+    winners: "array[float]" = field(default_factory=lambda: array("d"))
+    losers: "array[float]" = field(default_factory=lambda: array("d"))
+    prompts: "array[int]" = field(default_factory=lambda: array("q"))
+
+    def document(self) -> dict[str, Any]:
+        winners, losers = np.frombuffer(self.winners), np.frombuffer(self.losers)
+        decided = winners != losers
+        said: dict[str, Any] = {
+            "pairs": len(winners),
+            "winner": float(winners.mean()),
+            "loser": float(losers.mean()),
+            "ties": int((~decided).sum()),
+        }
+        if decided.any():
+            prompts = np.frombuffer(self.prompts, np.int64)[decided]
+            said["prefers_winner"] = share_of((winners > losers)[decided], prompts).document()
+        return said
+
+
+@dataclass
+class _Counts:
+    """Counts that grow."""
+
+    prompts: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    categories: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    annotators: Counter[str] = field(default_factory=Counter)
+    models: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    dimensions: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    scores: dict[str, _Scores] = field(default_factory=lambda: defaultdict(_Scores))
+    singles: int = 0
+    encoded: int = 0
+    unreadable: int = 0
+
+    def add(self, entry: Entry, kind: Kind) -> None:
+        self.prompts[entry.prompt] += 1
+        self.labels.update(_labels(entry, kind))
+        self.singles += kind == "pair" and len(entry.media) == 1
+        if entry.category:
+            self.categories[entry.category] += 1
+        if entry.annotator:
+            self.annotators[entry.annotator] += 1
+        for dimension, label in entry.dimensions.items():
+            self.dimensions[dimension][label] += 1
+        self._add_sides(entry)
+        for medium in entry.media:
             try:
                 data = media_bytes(medium)
-                with Image.open(io.BytesIO(data)) as picture:
-                    sizes[f"{picture.width}x{picture.height}"] += 1
-                    formats[str(picture.format)] += 1
-            except (OSError, ValueError, SyntaxError, DataError):
-                unreadable += 1
+                found = probe(data)
+            except DataError:
+                self.unreadable += 1
             else:
-                encoded += len(data)
-        yield Progress(f"read {kind_of(records)}s", index + 1, len(records))
-    lengths = sorted(len(prompt) for prompt in prompts)
-    return Statistics(
-        kind=kind_of(records),
-        pairs=len(records),
-        singles=singles,
-        labels=dict(labels.most_common()),
-        prompts=len(prompts),
-        prompt_characters=(lengths[0], lengths[len(lengths) // 2], lengths[-1]),
-        categories=dict(categories.most_common()),
-        sizes=dict(sizes.most_common()),
-        formats=dict(formats.most_common()),
-        media_bytes=encoded,
-        unreadable=unreadable,
-    )
+                self.sizes[str(found)] += 1
+                self.formats[format_of(data)] += 1
+                self.encoded += len(data)
+
+    def _add_sides(self, entry: Entry) -> None:
+        """Count what is known of winner and loser."""
+        winner = "ab".find(entry.label) if len(entry.label) == 1 else -1
+        for place, model in enumerate(entry.models or ()):
+            if model:
+                self.models[model]["shown"] += 1
+                self.models[model]["compared"] += winner >= 0
+                self.models[model]["preferred"] += place == winner
+        if winner < 0:
+            return
+        for reward, values in entry.scores.items():
+            said = self.scores[reward]
+            said.winners.append(values[winner])
+            said.losers.append(values[1 - winner])
+            said.prompts.append(hash(entry.prompt))
+
+    def statistics(self, kind: Kind, records: int) -> Statistics:
+        lengths = sorted(len(prompt) for prompt in self.prompts)
+        models = sorted(self.models.items(), key=lambda item: -item[1]["shown"])
+        return Statistics(
+            kind=kind,
+            pairs=records,
+            singles=self.singles,
+            labels=dict(self.labels.most_common()),
+            prompts=len(self.prompts),
+            prompt_characters=(lengths[0], lengths[len(lengths) // 2], lengths[-1]),
+            categories=dict(self.categories.most_common()),
+            sizes=dict(self.sizes.most_common()),
+            formats=dict(self.formats.most_common()),
+            media_bytes=self.encoded,
+            unreadable=self.unreadable,
+            models={model: dict(counts) for model, counts in models},
+            annotators=dict(self.annotators.most_common()),
+            dimensions={name: dict(counts) for name, counts in sorted(self.dimensions.items())},
+            scores={name: said.document() for name, said in sorted(self.scores.items())},
+        )
 
 
-def _labels(record: Record) -> Iterator[str]:
-    """Yield what a record's label says beyond who won."""
-    if record.weight != 1:
+def _labels(entry: Entry, kind: Kind) -> Iterator[str]:
+    """Yield what an entry's label says beyond who won."""
+    if entry.weight != 1:
         yield "weighted"
-    if isinstance(record, LabelledSample):
-        yield record.roles[0]
-    elif isinstance(record, RankedList):
-        yield f"{len(record.media)} ranks"
+    if kind == "labelled sample":
+        yield entry.label
+    elif entry.label == "ranked":
+        yield f"{len(entry.media)} ranks"
     else:
-        if record.probability == 0.5:
+        if entry.label == "tie":
             yield "tie"
-        elif record.probability < 1:
+        elif entry.probability is not None and entry.probability < 1:
             yield "uncertain"
-        if record.noise_seeds:
+        if entry.noise_seeds:
             yield "noise seeds"
-        if record.regions:
+        if entry.regions:
             yield "region maps"
