@@ -114,3 +114,11 @@ def test_colour_is_for_terminals_and_can_be_refused(terminal, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "")
     Output().error(VipoError("no"))
     assert screen.getvalue() == "error: no\n"
+
+
+def test_what_the_terminal_has_no_letters_for_is_spelled_out(monkeypatch):
+    for encoding, written in (("utf-8", "\u4e00 \\udcff\n"), ("ascii", "\\u4e00 \\udcff\n")):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        Output().result({}, "\u4e00 \udcff")
+        assert stream.buffer.getvalue() == written.encode(encoding)

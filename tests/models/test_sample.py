@@ -4,7 +4,7 @@ import torch
 
 from vipo_cli.media import Size
 from vipo_cli.models import load_family
-from vipo_cli.models.sample import decode_latents, fitting_batch_size, size_of
+from vipo_cli.models.sample import decode_latents, fitting_batch_size, shape_of, size_of
 
 
 @pytest.fixture
@@ -39,3 +39,9 @@ def test_batches_hold_four_megapixels_or_64_pictures():
 
 def test_latents_know_the_size_of_their_picture(family):
     assert size_of(family, (4, 8, 12)) == Size(width=48, height=32)
+
+
+def test_the_shape_of_latents_is_that_of_encoded_pictures(family):
+    size = family.size
+    mean, _ = family.encode_media(torch.zeros(1, 3, size.height, size.width))
+    assert shape_of(family) == tuple(mean.shape[1:])

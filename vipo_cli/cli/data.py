@@ -1,18 +1,16 @@
 """`vipo data`: look at preference pairs before anything is trained on them."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vipo_cli.cli import data_build, data_cache, data_export, data_look, data_select
 from vipo_cli.cli.output import Json, Output, Quiet
-from vipo_cli.cli.source import Data, Folder, Settings, describe, open_source, setting
+from vipo_cli.cli.source import setting
 
 if TYPE_CHECKING:
-    from vipo_cli.data.check import Findings
     from vipo_cli.data.importing import Imported
-    from vipo_cli.data.stats import Statistics
 
 app = typer.Typer(
     help="List, check, count and look at preference pairs.",
@@ -30,9 +28,10 @@ ImporterSettings = Annotated[
         help="Parameter of the importer, such as split=test; repeatable.",
     ),
 ]
-Limit = Annotated[
-    int | None, typer.Option(min=1, help="Only the first so many pairs.", show_default="all")
-]
+app.command(
+    epilog="Examples: vipo data cache pairs/ --model sdxl   |   "
+    "vipo data cache shapes --set model.precision=bf16"
+)(data_cache.cache)
 
 
 @app.command("list", epilog="Example: vipo data list")
@@ -103,90 +102,10 @@ def import_(
     output.result(document, _imported_text(imported), [str(out)])
 
 
-@app.command(
-    epilog="Examples: vipo data check shapes --set kind=noisy --limit 200   |   "
-    "vipo data check pairs.csv --json"
-)
-def check(
-    data: Data,
-    limit: Limit = None,
-    path: Folder = None,
-    settings: Settings = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Decode every picture and look for pairs that spoil training; exit status 3 if there are."""
-    from vipo_cli.data.check import check as check_pairs
-    from vipo_cli.data.lazy import dropped, first
-
-    output = Output(json=json, quiet=quiet)
-    pairs = open_source(data, settings, path, output)
-    findings = output.follow(check_pairs(first(pairs, limit)))
-    name = describe(data, settings)
-    document = {
-        "data": name,
-        "kind": findings.kind,
-        "pairs": findings.pairs,
-        "serious": findings.serious,
-        "dropped": dict(dropped(pairs)),
-        "findings": [asdict(finding) for finding in findings.found],
-    }
-    problems = [finding.problem.replace(" ", "-") for finding in findings.found]
-    output.result(document, _findings_text(name, findings), problems)
-    if findings.serious:
-        raise typer.Exit(3)
-
-
-@app.command(
-    epilog="Examples: vipo data stats shapes --limit 500   |   "
-    "vipo data stats pickapic_v2 --path DIR --json"
-)
-def stats(
-    data: Data,
-    limit: Limit = None,
-    path: Folder = None,
-    settings: Settings = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Count pairs, prompts, categories, sizes and formats."""
-    from vipo_cli.data.lazy import dropped, first
-    from vipo_cli.data.stats import statistics
-
-    output = Output(json=json, quiet=quiet)
-    pairs = open_source(data, settings, path, output)
-    found = output.follow(statistics(first(pairs, limit)))
-    name = describe(data, settings)
-    document = {"data": name, "dropped": dict(dropped(pairs)), **asdict(found)}
-    output.result(document, _statistics_text(name, found), [str(found.pairs)])
-
-
-@app.command(
-    epilog="Examples: vipo data preview shapes --set kind=noisy   |   "
-    "vipo data preview pairs.jsonl --pairs 20 --out sheet.png"
-)
-def preview(
-    data: Data,
-    pairs: Annotated[int, typer.Option(min=1, max=200, help="How many pairs, evenly spread.")] = 8,
-    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("preview.png"),
-    path: Folder = None,
-    settings: Settings = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Draw pairs on one sheet, winner left, loser right, with their prompts; print its path."""
-    from vipo_cli.data.preview import preview as draw
-    from vipo_cli.run import writing
-
-    output = Output(json=json, quiet=quiet)
-    source = open_source(data, settings, path, output)
-    count = min(pairs, len(source))
-    rows = [number * len(source) // count for number in range(count)]
-    sheet = draw([source[row] for row in rows])
-    with writing(out) as temporary:
-        sheet.save(temporary, format="PNG")
-    document = {"data": describe(data, settings), "path": str(out), "pairs": rows}
-    output.result(document, str(out), [str(out)])
+data_look.register(app)
+data_select.register(app)
+app.command(epilog=data_export.EPILOG)(data_export.export)
+data_build.register(app)
 
 
 def _imported_text(imported: "Imported") -> str:
@@ -202,49 +121,3 @@ def _imported_text(imported: "Imported") -> str:
         lines.append(f"left out {count:,}: {reason}" + (f" ({where})" if where else ""))
     lines += ["", f"next: vipo data check {folder}", f"      vipo train --data {folder}"]
     return "\n".join(lines)
-
-
-def _findings_text(name: str, findings: "Findings") -> str:
-    looked_at = f"{findings.pairs:,} {findings.kind}s"
-    lines = [f"{name}: {looked_at} looked at"]
-    for finding in findings.found:
-        weight = "SERIOUS" if finding.serious else "note"
-        lines += [
-            "",
-            f"{weight}: {finding.problem}, {finding.count:,} of {looked_at}",
-            f"  {finding.meaning}",
-            *(f"  - {example}" for example in finding.examples),
-        ]
-        if finding.count > len(finding.examples):
-            lines.append(f"  - and {finding.count - len(finding.examples):,} more")
-    verdict = "not fit for training as it is" if findings.serious else "fit for training"
-    return "\n".join([*lines, "", verdict])
-
-
-def _statistics_text(name: str, found: "Statistics") -> str:
-    shortest, median, longest = found.prompt_characters
-    rows: list[tuple[str, Any]] = [
-        ("data", name),
-        (f"{found.kind}s", f"{found.pairs:,}"),
-        *([("without a loser", f"{found.singles:,}")] if found.kind == "pair" else []),
-        ("prompts", f"{found.prompts:,}"),
-        ("prompt characters", f"{shortest} to {longest}, median {median}"),
-        ("media", f"{found.media_bytes / 2**20:,.1f} MiB encoded"),
-        ("unreadable media", f"{found.unreadable:,}"),
-    ]
-    tables = (
-        ("labels", found.labels),
-        ("categories", found.categories),
-        ("sizes", found.sizes),
-        ("formats", found.formats),
-    )
-    for title, counts in tables:
-        shown = list(counts.items())[:8]
-        rows += [(title if not number else "", _count(*each)) for number, each in enumerate(shown)]
-        if len(counts) > len(shown):
-            rows.append(("", f"and {len(counts) - len(shown)} more"))
-    return "\n".join(f"{title:18} {value}" for title, value in rows)
-
-
-def _count(name: str, count: int) -> str:
-    return f"{name:16} {count:>9,}"

@@ -36,7 +36,7 @@ class Output:
         elif self.quiet:
             sys.stdout.write("".join(f"{identifier}\n" for identifier in identifiers))
         else:
-            sys.stdout.write(text.rstrip("\n") + "\n")
+            sys.stdout.write(_spelled_out(text.rstrip("\n") + "\n"))
         sys.stdout.flush()
 
     def entries(self, entries: dict[str, str]) -> None:
@@ -131,6 +131,12 @@ def _bars() -> Iterator[Draw]:
             )
 
         yield draw
+
+
+def _spelled_out(text: str) -> str:
+    """Return a text in which stands escaped what the terminal has no letters for."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _colour(text: str, code: int) -> str:

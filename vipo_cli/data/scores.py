@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vipo_cli.data.row_groups import read_columns
-from vipo_cli.data.stored import MANIFEST, is_stored, shard_files
+from vipo_cli.data.stored import is_stored, read_manifest
 from vipo_cli.errors import DataError
 from vipo_cli.media import content_hash
 from vipo_cli.run import fingerprint, writing
@@ -79,9 +79,10 @@ def media_keys(data: Path) -> MediaKeys:
     """Return the keys of a stored data set without reading prompts twice, or any media."""
     import pyarrow as pa
 
-    table = read_columns(shard_files(data), ["prompt", "media_hash"]).combine_chunks()
-    if not len(table):
+    files = [data / shard["file"] for shard in read_manifest(data)["shards"]]
+    if not files:
         return MediaKeys(pa.array([], pa.string()), pa.array([], pa.string()), np.zeros(0, int))
+    table = read_columns(files, ["prompt", "media_hash"]).combine_chunks()
     texts = _chunk(table.column("prompt")).dictionary_encode()
     hashes = pa.array([prompt_hash(text) for text in texts.dictionary.to_pylist()])
     lists = _chunk(table.column("media_hash"))
@@ -94,8 +95,8 @@ def keys_of(media: Sequence[str], prompts: Sequence[str]) -> MediaKeys:
     """Return the keys of some media by their hashes, each an entry of its own."""
     import pyarrow as pa
 
-    both = (pa.array(list(each), pa.string()) for each in (media, prompts))
-    return MediaKeys(*both, np.ones(len(media), np.int64))
+    first, second = (pa.array(list(each), pa.string()) for each in (media, prompts))
+    return MediaKeys(first, second, np.ones(len(media), np.int64))
 
 
 class StoredScores:
@@ -203,7 +204,7 @@ def _read(place: Path) -> StoredScores:
         media, prompts = (_chunk(table.column(name)) for name in names[:2])
         reward, identity = (table.column(name)[0].as_py() for name in names[2:4])
         values = table.column("score").to_numpy()
-    except (ArrowException, KeyError, OSError) as error:
+    except (ArrowException, DataError, KeyError, OSError) as error:
         raise DataError(
             f"the scores in `{place}` are damaged: {error}",
             hint=f"remove them, and score again: rm -r {place}",
@@ -217,18 +218,3 @@ def _chunk(column: Any) -> Any:
     import pyarrow as pa
 
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-__all__ = [
-    "MANIFEST",
-    "SCORES",
-    "MediaKeys",
-    "StoredScores",
-    "keys_of",
-    "media_keys",
-    "prompt_hash",
-    "scores_folder",
-    "scores_of",
-    "stored_scores",
-    "write_scores",
-]

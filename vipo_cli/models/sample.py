@@ -66,6 +66,16 @@ def size_of(family: Family, shape: Sequence[int]) -> Size:
     return Size(shape[-1] * factor, shape[-2] * factor, frames)
 
 
+def shape_of(family: Family) -> tuple[int, ...]:
+    """Return the shape of latents of the size that a family was made for."""
+    pipeline, size = family.pipeline, family.size
+    config = pipeline.vae.config
+    channels = getattr(config, "latent_channels", None) or config.z_dim
+    space = spatial_factor(pipeline)
+    frames = (1 + (size.frames - 1) // temporal_factor(pipeline),) if size.frames > 1 else ()
+    return (int(channels), *frames, size.height // space, size.width // space)
+
+
 def spatial_factor(pipeline: Any) -> int:
     """Return how many pixels a latent stands for in each direction; pipelines call it variously."""
     names = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")

@@ -47,6 +47,8 @@ rewards: Registry[Callable[..., Reward]] = Registry(
         "shapes-cleanliness": "vipo_cli.shapes.rewards:cleanliness",
         "pickscore": "vipo_cli.rewards.clip:pickscore",
         "clip": "vipo_cli.rewards.clip:clip",
+        "ocr-similarity": "vipo_cli.rewards.ocr:ocr_similarity",
+        "ocr-words": "vipo_cli.rewards.ocr:ocr_words",
     },
 )
 

@@ -1,0 +1,38 @@
+"""Several processes that build together: each does its share alone, and all wait at the end.
+
+Work is shared out by what it is about and not by when a process comes to it, so that none has to
+ask another, and whatever was killed is gone on with by any number of processes.
+"""
+
+from vipo_cli.training.launch import started_processes
+
+
+def join_team() -> None:
+    """Meet the other processes that a launcher started, if it started any."""
+    if started_processes() == 1:
+        return
+    import torch
+    from accelerate import PartialState
+
+    from vipo_cli.training.devices import wait
+
+    found = torch.accelerator.current_accelerator(check_available=True)
+    PartialState(cpu=found is None or found.type == "mps")
+    wait()
+
+
+def wait_for_team() -> None:
+    """Wait until all processes have come here."""
+    if started_processes() > 1:
+        from vipo_cli.training.devices import wait
+
+        wait()
+
+
+def is_mine(number: int) -> bool:
+    """Tell whether a piece of work, by a number that is always its own, is for this process."""
+    if started_processes() == 1:
+        return True
+    from vipo_cli.training.devices import process_count, process_rank
+
+    return number % process_count() == process_rank()
