@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from vipo_cli.building.drawing import Sampling
     from vipo_cli.building.scoring import Scoring
 
+TRUSTED = 60.0
+"""Percent of agreement with people below which labels are little better than chance."""
+
 Processes = Annotated[
     int | None,
     typer.Option(min=1, help="Processes on this machine that share the work, one a GPU."),
@@ -305,6 +308,8 @@ def build(
         balance=balance,
         sampling=_sampling(seed, steps, guidance, precision, batch_size),
     )
+    if category is not None:
+        output.note(_agreement(category))
     join_team()
     built = _follow(output, lambda: build_pairs(wish, out))
     if built is None:
@@ -379,6 +384,21 @@ def _generated_text(made: "Generated") -> str:
             f"next: vipo data build {made.folder} --by reward:{rewards} --out pairs",
         ]
     )
+
+
+def _agreement(name: str) -> str:
+    """Say how far labels of a category are to be trusted."""
+    from vipo_cli.building.categories import find_category
+
+    category = find_category(name)
+    found, way = category.agreement, {"judge": "a judge", "ocr": "OCR"}
+    said = (
+        f"labels by {way.get(category.by, category.by)} agreed with the consensus of people on "
+        f"{found.judge:g} % of such pairs in ViPO's study, one person on {found.person:g} %"
+    )
+    if found.judge >= TRUSTED:
+        return said
+    return f"{said}; so near chance: train with a higher alpha (--alpha auto)"
 
 
 def _built_document(built: "Built") -> dict[str, Any]:

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from vipo_cli.training.precompute import Filled
 
 
+def register(app: typer.Typer) -> None:
+    """Add the command to those of `vipo data`."""
+    app.command(
+        epilog="Examples: vipo data cache pairs/ --model sdxl   |   "
+        "vipo data cache shapes --set model.precision=bf16"
+    )(cache)
+
+
 def cache(
     data: Data,
     model: Annotated[

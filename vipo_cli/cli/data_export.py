@@ -11,10 +11,13 @@ from vipo_cli.cli.source import Data, Folder, Settings, open_source
 if TYPE_CHECKING:
     from vipo_cli.data.exporting import Exported, Source
 
-EPILOG = (
-    "Examples: vipo data export pairs --to csv --out pairs-csv   |   "
-    "vipo data export pairs --to webdataset --out shards"
-)
+
+def register(app: typer.Typer) -> None:
+    """Add the command to those of `vipo data`."""
+    app.command(
+        epilog="Examples: vipo data export pairs --to csv --out pairs-csv   |   "
+        "vipo data export pairs --to webdataset --out shards"
+    )(export)
 
 
 def export(
