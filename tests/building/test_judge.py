@@ -325,3 +325,25 @@ def test_a_model_that_is_not_here_says_how_to_get_it(tmp_path):
     with pytest.raises(VipoError) as caught:
         find_judge(str(tmp_path / "nowhere"))
     assert "server" in caught.value.hint
+
+
+def test_a_model_in_this_process_sees_both_pictures(tmp_path, monkeypatch):
+    from tests.tiny.llava import build as build_llava
+
+    judge = find_judge(str(build_llava(tmp_path / "llava")))
+    monkeypatch.setattr(module, "TOKENS", 3)
+    seen = {}
+    plain = judge.model.generate
+
+    def generate(**inputs):
+        seen.update(inputs)
+        return plain(**inputs)
+
+    monkeypatch.setattr(judge.model, "generate", generate)
+    words = judge.ask(*question("rubric", "a red circle", png(0), png(255)))
+    assert len(words.split()) <= 3
+    assert judge.ask(*question("rubric", "a red circle", png(0), png(255))) == words
+    dark, light = seen["pixel_values"]
+    assert dark.mean() < light.mean()
+    text = judge.processor.tokenizer.decode(seen["input_ids"][0])
+    assert "red circle" in text

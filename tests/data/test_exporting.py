@@ -191,7 +191,7 @@ def test_columns_are_those_of_which_something_is_said(tmp_path):
     entries = [Entry("p", (picture(1), picture(2)), "a", category="x")]
     finish(export_data(source_of_stored(store(tmp_path / "d", entries)), "parquet", tmp_path / "o"))
     names = pq.read_schema(tmp_path / "o" / "part-00000.parquet").names
-    assert names == ["prompt", "a", "b", "label", "weight", "category"]
+    assert names == ["prompt", "a", "b", "label", "category"]
 
 
 def test_tar_members_carry_no_trace_of_when_and_by_whom(tmp_path):
@@ -205,7 +205,7 @@ def test_tar_members_carry_no_trace_of_when_and_by_whom(tmp_path):
         "000000000.a.png", "000000000.b.jpg", "000000000.json",
     ]  # fmt: skip
     assert {(each.mtime, each.uid, each.uname) for each in members} == {(0, 0, "")}
-    assert about == {"prompt": "p", "label": "b", "id": None, "weight": 1.0}
+    assert about == {"prompt": "p", "label": "b", "id": None}
 
 
 def test_shards_are_split_by_size(tmp_path, monkeypatch):

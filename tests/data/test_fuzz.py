@@ -55,7 +55,7 @@ def said(entry, names):
 
 def near(text, other):
     """Tell whether a text is another one with a few characters damaged, put in, or cut off."""
-    if len(text) < 3:
+    if not text:
         return False
     differing = sum(one != another for one, another in zip(text, other, strict=False))
     put_in = len(text) > len(other) and any(
@@ -177,7 +177,7 @@ def test_links_in_an_archive_are_no_media(tmp_path):
 
 
 BOMB = """
-import resource, sys
+import sys
 from pathlib import Path
 from vipo_cli.data.importing import Wanted, import_data
 from vipo_cli.errors import DataError, VipoError
@@ -186,7 +186,7 @@ try:
     finish(import_data(Path(sys.argv[1]), Path(sys.argv[2]), Wanted()))
 except VipoError as error:
     print(error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
 
 
@@ -200,14 +200,16 @@ def packed_zeros(folder):
 
 
 def parquet_of_zeros(folder):
-    """Rows that are small on the disk and enormous in memory."""
-    zeros = pa.array([bytes(2**25)] * 30)
-    table = pa.table({"prompt": ["p"] * 30, "a": zeros, "b": zeros, "label": ["a"] * 30})
+    """Rows that are small on the disk and take 2 GiB together; a page holds one of them."""
+    zeros = pa.array([bytes(2**24)] * 64)
+    table = pa.table({"prompt": ["p"] * 64, "a": zeros, "b": zeros, "label": ["a"] * 64})
     folder.mkdir()
-    pq.write_table(table, folder / "t.parquet", compression="zstd", use_dictionary=False)
+    file = folder / "t.parquet"
+    pq.write_table(table, file, compression="zstd", use_dictionary=False, write_batch_size=1)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is told by /proc")
 @pytest.mark.parametrize("make", [packed_zeros, parquet_of_zeros])
 def test_what_unpacks_to_much_more_than_it_is_takes_no_memory(make, tmp_path):
     make(tmp_path / "source")

@@ -61,7 +61,7 @@ def test_several_files_are_one_set(files):
         ("a.json", '{"prompt": "x"}', "no list of prompts"),
         ("a.json", "[1]", "has no prompts: found int"),
         ("a.csv", "id,words\n1,x\n", "has no prompts: found id, words"),
-        ("a.jsonl", "{\n", "not JSON in line 1"),
+        ("a.jsonl", "{\n", r"not JSON.* in line 1"),
         ("none.txt", None, "cannot read"),
         ("none.csv", None, "cannot read"),
     ],

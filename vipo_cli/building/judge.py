@@ -269,7 +269,10 @@ def load_judge(name: str) -> LocalJudge:
     """
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if gpu else torch.float32
     try:

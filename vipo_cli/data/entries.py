@@ -1,14 +1,13 @@
 """The entries of any data set, in order, with all that its source says of them."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vipo_cli.data import datasets
-from vipo_cli.data.entry import Entry, entry_of
+from vipo_cli.data.entry import Entry, entry_of, lifted
 from vipo_cli.data.lazy import Subset, dropped
 from vipo_cli.data.record import Kind, Record
 from vipo_cli.data.sources import find_source, open_pairs
@@ -25,6 +24,7 @@ class Entries:
         count: how many there are.
         kind: what records they can become.
         after: reads them from a number on.
+        at: reads one of them, where that takes no reading of those before it.
         folder: where they lie, if in the layout that vipo keeps: all of them, in this order.
         left_out: how many rows of the source are no entries, by reason.
     """
@@ -33,6 +33,7 @@ class Entries:
     count: int
     kind: Kind
     after: Callable[[int], Iterator[Entry]]
+    at: Callable[[int], Entry] | None = None
     folder: Path | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
 
@@ -41,6 +42,20 @@ class Entries:
 
     def __iter__(self) -> Iterator[Entry]:
         return self.after(0)
+
+    def taken(self, rows: Sequence[int]) -> Iterator[Entry]:
+        """Read some of them; their numbers ascend."""
+        if self.at is not None:
+            yield from map(self.at, rows)
+            return
+        wanted = iter(rows)
+        row = next(wanted, None)
+        for index, entry in enumerate(self):
+            if row is None:
+                return
+            if index == row:
+                yield entry
+                row = next(wanted, None)
 
 
 def open_entries(
@@ -69,8 +84,8 @@ def open_entries(
             count,
             manifest["kind"] or "pair",
             lambda start: map(lifted, islice(entries_in(place, start), max(0, count - start))),
-            place if count == total else None,
-            manifest["left_out"],
+            folder=place if count == total else None,
+            left_out=manifest["left_out"],
         )
     entry, _ = find_source(name)
     if "ties" in datasets.parameters(entry).model_fields:
@@ -95,6 +110,7 @@ def entries_of(records: Sequence[Record], name: str = "", limit: int | None = No
         count,
         kind_of(records),
         lambda start: (entry_at(records, index) for index in range(start, count)),
+        lambda index: entry_at(records, index),
         left_out=dropped(records),
     )
 
@@ -106,35 +122,3 @@ def entry_at(records: Sequence[Record], index: int) -> Entry:
     if isinstance(records, StoredRecords):
         return lifted(records.entry(index))
     return lifted(entry_of(records[index]))
-
-
-SIDES = (("_w", "_l"), ("_winner", "_loser"), ("_a", "_b"), ("_0", "_1"), ("_left", "_right"))
-"""How columns end that say something of winner and loser, or of the media as they were shown."""
-BY_RANK = SIDES[:2]
-
-
-def lifted(entry: Entry) -> Entry:
-    """Take scores and models of both media out of the metadata of a pair."""
-    if entry.kind != "pair" or not entry.metadata:
-        return entry
-    rest, scores, models = dict(entry.metadata), dict(entry.scores), entry.models
-    for ends in SIDES:
-        for name in [key.removesuffix(ends[0]) for key in rest if key.endswith(ends[0])]:
-            keys = [name + end for end in ends]
-            if keys[1] not in rest:
-                continue
-            both = [rest[key] for key in keys]
-            if entry.label == "b" and ends in BY_RANK:
-                both.reverse()
-            if all(isinstance(each, float) and math.isfinite(each) for each in both):
-                scores.setdefault(name, (both[0], both[1]))
-            elif name == "model" and models is None:
-                models = (_name(both[0]), _name(both[1]))
-            else:
-                continue
-            rest = {key: value for key, value in rest.items() if key not in keys}
-    return replace(entry, scores=scores, models=models, metadata=rest)
-
-
-def _name(value: Any) -> str | None:
-    return None if value in (None, "") else str(value)

@@ -35,6 +35,10 @@ Expansion = Literal["all", "adjacent", "extremes", "none"]
 NAMED = ("annotator", "category", "source", "split", "id")
 """Fields of an entry that a record keeps in its metadata."""
 
+SIDES = (("_w", "_l"), ("_winner", "_loser"), ("_a", "_b"), ("_0", "_1"), ("_left", "_right"))
+"""How columns end that say something of winner and loser, or of the media as they were shown."""
+BY_RANK = SIDES[:2]
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -244,6 +248,29 @@ def expand(entry: Entry, how: Expansion) -> Iterator[Entry]:
         )
 
 
+def lifted(entry: Entry) -> Entry:
+    """Take scores and models of both media out of the metadata of a pair."""
+    if entry.kind != "pair" or not entry.metadata:
+        return entry
+    rest, scores, models = dict(entry.metadata), dict(entry.scores), entry.models
+    for ends in SIDES:
+        for name in [key.removesuffix(ends[0]) for key in rest if key.endswith(ends[0])]:
+            keys = [name + end for end in ends]
+            if keys[1] not in rest:
+                continue
+            both = [rest[key] for key in keys]
+            if entry.label == "b" and ends in BY_RANK:
+                both.reverse()
+            if all(isinstance(each, float) and math.isfinite(each) for each in both):
+                scores.setdefault(name, (both[0], both[1]))
+            elif name == "model" and models is None:
+                models = (_name(both[0]), _name(both[1]))
+            else:
+                continue
+            rest = {key: value for key, value in rest.items() if key not in keys}
+    return replace(entry, scores=scores, models=models, metadata=rest)
+
+
 def why_left_out(label: Label, ties: Ties) -> str:
     """Return why entries of a label take no part in training, or an empty string."""
     if label == "candidates":
@@ -264,6 +291,10 @@ def with_media(entry: Entry, places: tuple[int, ...]) -> Entry:
         name: tuple(values[place] for place in places) for name, values in entry.scores.items()
     }
     return replace(entry, **changed)
+
+
+def _name(value: Any) -> str | None:
+    return None if value in (None, "") else str(value)
 
 
 def _order(entry: Entry) -> list[int]:

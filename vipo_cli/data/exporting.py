@@ -115,11 +115,7 @@ def source_of_stored(folder: Path, limit: int | None = None) -> Source:
     """
     manifest = read_manifest(folder)
     files = [folder / shard["file"] for shard in manifest["shards"]]
-    said = frozenset(
-        name
-        for name in FURTHER
-        if name == "weight" or any(_says_anything([file], name) for file in files)
-    )
+    said = frozenset(name for name in FURTHER if any(_says_anything(file, name) for file in files))
     count = manifest["entries"] if limit is None else min(limit, manifest["entries"])
 
     def entries() -> Iterator[Entry]:
@@ -129,8 +125,10 @@ def source_of_stored(folder: Path, limit: int | None = None) -> Source:
     return Source(manifest["kind"] or "pair", count, said, entries)
 
 
-def _says_anything(files: Sequence[Path], name: str) -> bool:
-    column = read_columns(files, [name]).column(name)
+def _says_anything(file: Path, name: str) -> bool:
+    column = read_columns([file], [name]).column(name)
+    if name == "weight":
+        return bool((column.to_numpy() != 1).any())
     return bool(column.null_count < len(column))
 
 

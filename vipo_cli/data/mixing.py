@@ -2,10 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,24 +199,18 @@ def mix_entries(
     prompts: list[set[int]] = [set() for _ in ingredients]
     weights = [0.0] * len(ingredients)
     turns = _turns([len(taken) for taken in rows])
-    streams = [_taken(each.entries, taken) for each, taken in zip(ingredients, rows, strict=True)]
-    with ExitStack() as open_streams:
-        for stream in streams:
-            open_streams.callback(stream.close)
-        for done, number in enumerate(turns.tolist()):
-            entry = next(streams[number])
-            prompts[number].add(_drawn(0, normalise(entry.prompt)))
-            weights[number] += entry.weight * factors[number]
-            if done >= store.taken:
-                store.add(
-                    replace(
-                        entry,
-                        weight=entry.weight * factors[number],
-                        source=entry.source or ingredients[number].entries.name,
-                    )
-                )
-                store.passed()
-            yield Progress("write", done + 1, len(turns))
+    streams = [
+        each.entries.taken(taken.tolist()) for each, taken in zip(ingredients, rows, strict=True)
+    ]
+    for done, number in enumerate(turns.tolist()):
+        entry = next(streams[number])
+        weight, source = entry.weight * factors[number], ingredients[number].entries.name
+        prompts[number].add(_drawn(0, normalise(entry.prompt)))
+        weights[number] += weight
+        if done >= store.taken:
+            store.add(replace(entry, weight=weight, source=entry.source or source))
+            store.passed()
+        yield Progress("write", done + 1, len(turns))
     store.close()
     return [
         Part(Path(each.entries.name), len(taken), len(found), weight)
@@ -236,15 +228,3 @@ def _turns(counts: Sequence[int]) -> NDArray[np.int64]:
     places = np.concatenate([(np.arange(count) + 0.5) / max(count, 1) for count in counts])
     numbers = np.repeat(np.arange(len(counts)), counts)
     return np.asarray(numbers[np.argsort(places, kind="stable")], np.int64)
-
-
-def _taken(entries: Entries, rows: NDArray[np.int64]) -> Any:
-    """Yield some entries of a data set, in order."""
-    wanted = iter(rows.tolist())
-    row = next(wanted, None)
-    for index, entry in enumerate(entries):
-        if index == row:
-            yield entry
-            row = next(wanted, None)
-        if row is None:
-            return

@@ -514,8 +514,11 @@ def _letters(folder: Path, manifest: Mapping[str, Any]) -> bytes:
         letters = (folder / LABELS).read_bytes()
     except OSError as error:
         raise DataError(f"cannot read `{folder / LABELS}`: {error.strerror}", hint=AGAIN) from error
-    counted = Counter(letters.decode("latin1"))
-    if counted != {LETTERS[label]: count for label, count in manifest["labels"].items()}:
+    counts = np.bincount(np.frombuffer(letters, np.uint8), minlength=256)
+    expected = np.zeros(256, np.int64)
+    for label, count in manifest["labels"].items():
+        expected[ord(LETTERS[label])] = count
+    if not np.array_equal(counts, expected):
         raise DataError(f"`{folder / LABELS}` is damaged", hint=AGAIN)
     return letters
 

@@ -118,8 +118,8 @@ class Data(OpenSection):
         int,
         Field(
             ge=0,
-            description="Pairs kept back to measure implicit accuracy on; a fifth of all where this "
-            "would be more than half.",
+            description="Pairs kept back to measure implicit accuracy on; a fifth of all where "
+            "this would be more than half.",
         ),
     ] = 128
     size: Annotated[

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from vipo_cli.data.entry import Unusable
-from vipo_cli.data.importers import archives
+from vipo_cli.data.importers import archives, byte_streams
 from vipo_cli.data.importers.archives import Shelf, archives_in, open_archive
 from vipo_cli.errors import DataError
 
@@ -55,9 +55,9 @@ def parts(folder, name, data, ends):
 )
 def archive(request, tmp_path, monkeypatch):
     """The same members in an archive of each kind; checkpoints are close, and few are kept."""
-    monkeypatch.setattr(archives, "SPACING", 2**14)
-    monkeypatch.setattr(archives, "PIECE", 2**12)
-    monkeypatch.setattr(archives, "CHECKPOINTS", 4)
+    monkeypatch.setattr(byte_streams, "SPACING", 2**14)
+    monkeypatch.setattr(byte_streams, "PIECE", 2**12)
+    monkeypatch.setattr(byte_streams, "CHECKPOINTS", 4)
     tar, packed = tar_bytes(FILES | EVIL), gzip.compress(tar_bytes(FILES | EVIL), 1)
     made = {
         "x.zip": lambda: put(tmp_path / "x.zip", zip_bytes(FILES | EVIL)),
@@ -131,8 +131,8 @@ def test_a_member_of_unreasonable_size_is_not_unpacked(tmp_path, monkeypatch):
 
 
 def test_a_zip_file_that_lies_about_a_size_gives_no_more(tmp_path):
-    data = zip_bytes({"a.jpg": bytes(10_000_000)})
-    lie = struct.pack("<I", 10_000_000)
+    data = zip_bytes({"a.jpg": bytes(1_000_000)})
+    lie = struct.pack("<I", 1_000_000)
     opened = open_archive(put(tmp_path / "x.zip", data.replace(lie, struct.pack("<I", 100))))
     assert opened.read("a.jpg") == Unusable("a.jpg", archives.DAMAGED)
 
@@ -164,6 +164,13 @@ def test_a_damaged_archive_is_said_to_be_damaged(tmp_path, name):
             open_archive(put(tmp_path / name, damaged)).names()
 
 
+def test_a_zip_file_of_another_time_is_said_to_be_unreadable(tmp_path):
+    data = bytearray(zip_bytes({"a.jpg": b"a"}))
+    data[data.index(b"PK\1\2") + 6] = 166  # the version that is needed: 16.6
+    with pytest.raises(DataError, match=r"zip file version 16\.6"):
+        open_archive(put(tmp_path / "x.zip", bytes(data)))
+
+
 def test_a_tar_file_is_not_cut_short_silently_at_a_damaged_header(tmp_path):
     data = bytearray(tar_bytes({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"}))
     data[1024:1034] = b"\xff" * 10  # the name of the second member, which its checksum covers
@@ -173,13 +180,13 @@ def test_a_tar_file_is_not_cut_short_silently_at_a_damaged_header(tmp_path):
 
 def test_bytes_flipped_at_random_never_end_in_a_traceback(tmp_path):
     draw = random.Random(2)
-    small = {name: data[:300] for name, data in FILES.items()}
+    small = {name: data[:300] for name, data in list(FILES.items())[:4]}
     for name, whole in (
         ("x.zip", zip_bytes(small)),
         ("x.tar", tar_bytes(small)),
         ("x.tar.gz", gzip.compress(tar_bytes(small))),
     ):
-        for _ in range(100):
+        for _ in range(60):
             data = bytearray(whole)
             for _ in range(draw.randint(1, 4)):
                 data[draw.randrange(len(data))] = draw.randrange(256)
@@ -187,7 +194,7 @@ def test_bytes_flipped_at_random_never_end_in_a_traceback(tmp_path):
                 members = dict(open_archive(put(tmp_path / name, bytes(data))).members())
             except DataError:
                 continue
-            assert len(members) <= len(small) + 4
+            assert len(members) <= len(small)
 
 
 def test_missing_parts_are_named(tmp_path):

@@ -259,3 +259,22 @@ def test_a_second_table_without_the_columns_is_named(tmp_path):
     (tmp_path / "b.csv").write_text("prompt,note\np,x\n")
     with pytest.raises(DataError, match=r"b\.csv`: no columns of media"):
         list(table(tmp_path))
+
+
+def test_scores_of_both_media_are_scores(read):
+    (entry,) = read(
+        "prompt,a,b,label,pickscore_a,pickscore_b,width_a,width_b\nx,0.png,1.png,b,20.5,21.5,64,64\n"
+    )
+    assert (entry.label, entry.scores) == ("b", {"pickscore": (20.5, 21.5)})
+    assert entry.metadata == {"width_a": "64", "width_b": "64"}
+
+
+def test_scores_of_winner_and_loser_are_turned_to_the_order_of_the_media(read):
+    rows = "prompt,a,b,label,clip_w,clip_l\nx,0.png,1.png,b,0.9,0.1\ny,0.png,1.png,a,0.9,0.1\n"
+    assert [entry.scores["clip"] for entry in read(rows)] == [(0.1, 0.9), (0.9, 0.1)]
+
+
+def test_scores_called_clip_are_not_taken_for_clips(read, tmp_path):
+    (entry,) = read("prompt,a,b,label,clip_a,clip_b\nx,0.png,1.png,a,0.9,0.1\n")
+    assert entry.media == (tmp_path / "0.png", tmp_path / "1.png")
+    assert entry.scores == {"clip": (0.9, 0.1)}

@@ -215,6 +215,7 @@ def _sided(side: str, names: Sequence[str]) -> str | None:
     joined = [
         wanted
         for medium in MEDIA
+        if medium != "clip"  # clip_a is a score of CLIP's at least as often
         for wanted in (f"{medium}_{side}", f"{medium}{side}", f"{side}_{medium}")
     ]
     return _first(joined if side.isdigit() else [*joined, side], names)

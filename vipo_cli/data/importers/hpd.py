@@ -100,8 +100,8 @@ def _choice(id_: str, where: str, row: Row, media: tuple[Media, ...]) -> Found:
     if len(media) != 2 or len(preferred) != 2:
         return Unusable(where, "not two images with a preference each")
     first, second = preferred
-    if first is None or second is None:
-        return Unusable(where, "a preference that is no number")
+    if first is None or second is None or not {first, second} <= {0, 1}:
+        return Unusable(where, "a preference that is neither 0 nor 1")
     return Entry(
         text(row.get("prompt")),
         media,

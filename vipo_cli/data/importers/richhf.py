@@ -29,7 +29,7 @@ from pydantic import Field
 from vipo_cli.data.entry import Entry, Found, Unusable
 from vipo_cli.data.importers.archives import Shelf
 from vipo_cli.data.importers.cells import name, number, text
-from vipo_cli.data.importers.files import BATCH, Row, header, tables_in
+from vipo_cli.data.importers.files import Row, header, rows_of, tables_in
 from vipo_cli.data.importers.importer import importer
 from vipo_cli.data.importers.tfrecord import (
     Values,
@@ -38,7 +38,7 @@ from vipo_cli.data.importers.tfrecord import (
     record_at,
     records_of,
 )
-from vipo_cli.data.row_groups import open_file, read_medium, reading
+from vipo_cli.data.row_groups import read_medium
 from vipo_cli.errors import DataError
 from vipo_cli.media import Media
 
@@ -213,24 +213,26 @@ def _images_of(folder: Path, wanted: Mapping[str, Any]) -> Iterator[tuple[str, s
             hint=f"Parquet files with the columns {', '.join(columns)} are needed",
         )
     for table in tables:
-        with open_file(table, verify=False) as source, reading(table):
-            for group in range(source.num_row_groups):
-                names = source.read_row_group(group, columns=[*UIDS], use_threads=False)
-                known = {uid for column in names.columns for uid in column.to_pylist()}
-                if known.isdisjoint(wanted):
-                    continue
-                for batch in source.iter_batches(
-                    BATCH, row_groups=[group], columns=columns, use_threads=False
-                ):
-                    for row in batch.to_pylist():
-                        yield from _of_row(row, table.parent, wanted)
+        uids = (_uids(row) for _, row in rows_of(table, UIDS))
+        if any(not wanted.keys().isdisjoint(both) for both in uids):
+            for _, row in rows_of(table, columns):
+                yield from _of_row(row, table.parent, wanted)
 
 
-def _of_row(row: Row, folder: Path, wanted: Mapping[str, Any]) -> Iterator[tuple[str, str, Media]]:
-    for column, image in zip(UIDS, IMAGES, strict=True):
-        uid, medium = name(row.get(column)), read_medium(row.get(image), folder)
-        if uid is not None and uid in wanted and medium:
+def _of_row(
+    row: Row | Unusable, folder: Path, wanted: Mapping[str, Any]
+) -> Iterator[tuple[str, str, Media]]:
+    if isinstance(row, Unusable):
+        return
+    for uid, image in zip(_uids(row), IMAGES, strict=True):
+        medium = read_medium(row.get(image), folder)
+        if uid in wanted and medium:
             yield uid, text(row.get("caption")), medium
+
+
+def _uids(row: Row | Unusable) -> list[str]:
+    """Return the names of the images of a row of Pick-a-Pic."""
+    return [name(row.get(uid)) or "" for uid in UIDS] if isinstance(row, dict) else []
 
 
 def _features(data: bytes) -> dict[str, Values] | str:

@@ -308,6 +308,8 @@ def _caption(preferred: Set, winner: Path, root: Path, table: Mapping[str, str])
     captions = [winner.stem.replace("_", " ").strip()]
     if strategy == "textfile":
         file = winner.with_suffix(".txt")
+        if not file.is_file():
+            return "no text file with its caption"
         try:
             written = file.read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError):

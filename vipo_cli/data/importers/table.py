@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from vipo_cli.data.entry import NAMED, Entry, Found, Label, Unusable
+from vipo_cli.data.entry import NAMED, SIDES, Entry, Found, Label, Unusable, lifted
 from vipo_cli.data.importers.cells import name, number, text, truth, whole
 from vipo_cli.data.importers.column_names import DEGREES, EACH, Columns, guess_columns, plain
 from vipo_cli.data.importers.files import Row, count_rows, header, rows_of, tables_in
@@ -22,6 +22,8 @@ TIES = ("tie", "equal", "both", "same", "draw", "neither", "no preference")
 NOBODY = ("", "none", "null", "nan", "unknown", "skip")
 FIRST = ("a", "left", "first")
 SECOND = ("b", "right", "second")
+
+ENDS = tuple(end for ends in SIDES for end in ends)
 
 
 def _fits(place: Path) -> bool:
@@ -69,7 +71,8 @@ def table(
             if isinstance(row, Unusable):
                 yield row
             else:
-                yield _entry(where, row, meaning, file.parent, said)
+                found = _entry(where, row, meaning, file.parent, said)
+                yield lifted(found) if isinstance(found, Entry) else found
 
 
 def meaning_of(place: Path, columns: Mapping[str, str]) -> Columns:
@@ -150,9 +153,15 @@ def _common(row: Row, role: Mapping[str, str], folder: Path) -> dict[str, Any]:
             if known[field] is None:
                 rest[role[field]] = cell(field)
                 del known[field]
-    plain = {key: value for key, value in rest.items() if _is_plain(value)}
+    plain = {key: _score(key, value) for key, value in rest.items() if _is_plain(value)}
     known["metadata"] = plain | known.get("metadata", {})
     return known
+
+
+def _score(key: str, cell: Any) -> Any:
+    """Return a number with a point in a text as such, where it can be the score of a medium."""
+    decimal = isinstance(cell, str) and "." in cell and key.endswith(ENDS)
+    return cell if not decimal or (value := number(cell)) is None else value
 
 
 def _read(meaning: str, cell: Any, folder: Path) -> Any:
