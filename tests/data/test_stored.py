@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -333,3 +334,17 @@ def expected(entry):
     return PreferencePair(
         entry.prompt, *((first, second) if entry.label == "a" else (second, first))
     )
+
+
+def test_a_copied_data_set_keeps_its_fingerprint(tmp_path):
+    def make(name, prompt="a cat"):
+        store = Store(tmp_path / name, {})
+        store.add(Entry(prompt, (b"one", b"two"), "a"))
+        store.close()
+        return open_stored(tmp_path / name).fingerprint
+
+    found = make("first")
+    copied = shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    assert open_stored(copied).fingerprint == found
+    assert make("same") == found
+    assert make("other", "a dog") != found

@@ -454,7 +454,9 @@ def open_stored(folder: Path, limit: int | None = None, ties: Ties = "drop") -> 
     if not usable.any():
         kind = next((KINDS[label] for label in manifest["labels"]), "pair")
         refuse_nothing(folder, kind, len(codes), dropped)
-    return StoredRecords(_row_groups(folder, manifest), np.flatnonzero(usable)[:limit], dropped)
+    digests = [str(shard.get("sha256")) for shard in manifest["shards"]]
+    rows = np.flatnonzero(usable)[:limit]
+    return StoredRecords(_row_groups(folder, manifest), rows, dropped, digests)
 
 
 def _row_groups(folder: Path, manifest: Mapping[str, Any]) -> RowGroups:
@@ -534,10 +536,15 @@ class StoredRecords(LazyRecords):
     """Records in shards of the one layout."""
 
     def __init__(
-        self, stored: RowGroups, rows: NDArray[np.int64], dropped: Mapping[str, int]
+        self,
+        stored: RowGroups,
+        rows: NDArray[np.int64],
+        dropped: Mapping[str, int],
+        digests: Sequence[str],
     ) -> None:
         self._stored = stored
         self._rows = rows
+        self._digests = digests
         self.dropped = dropped
 
     def __len__(self) -> int:
@@ -545,8 +552,11 @@ class StoredRecords(LazyRecords):
 
     @property
     def fingerprint(self) -> str:
-        """Name the records by their files, without reading them, and by which rows they are."""
-        return fingerprint([self._stored.state(), content_hash(self._rows.tobytes())])
+        """Name the records by the content of their shards, and by which rows they are.
+
+        A data set that was moved or copied keeps its name, and so its caches.
+        """
+        return fingerprint([self._digests, content_hash(self._rows.tobytes())])
 
     def entry(self, index: int) -> Entry:
         """Read one entry, with all that its source said."""
