@@ -11,19 +11,19 @@ Nothing here imports torch, so that the command line may ask at no cost.
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from vipo_cli.errors import Interrupted, VipoError
+
+if TYPE_CHECKING:
+    import subprocess
 
 REPORTS = "VIPO_PROCESS_REPORTS"
 """Names the folder in which a process says what it failed of, to whoever started it."""
@@ -111,6 +111,8 @@ class Report:
 
 def report(error: BaseException) -> None:
     """Leave word of an error for the process that started this one."""
+    import traceback
+
     known = isinstance(error, VipoError)
     found = Report(
         when=time.time(),
@@ -170,6 +172,8 @@ def launch(processes: int, words: Sequence[str]) -> None:
         VipoError: what one of them failed of, or that one died.
         Interrupted: they were asked to stop, and did.
     """
+    from tempfile import TemporaryDirectory
+
     with TemporaryDirectory(prefix="vipo-") as folder:
         reports = Path(folder)
         team = _start(processes, words, reports)
@@ -187,7 +191,7 @@ def launch(processes: int, words: Sequence[str]) -> None:
 class _Team:
     """The processes, and which of them were ended from here."""
 
-    members: list[subprocess.Popen[bytes]]
+    members: list["subprocess.Popen[bytes]"]
     ended: set[int] = field(default_factory=set)
 
     @property
@@ -208,6 +212,8 @@ class _Team:
 
 
 def _start(processes: int, words: Sequence[str], reports: Path) -> _Team:
+    import subprocess  # here and elsewhere: --help must not wait for these
+
     shared = os.environ | _addresses(processes) | {REPORTS: str(reports)}
     team = _Team([])
     try:
@@ -237,6 +243,8 @@ def _command(words: Sequence[str]) -> list[str]:
 
 def _addresses(processes: int) -> dict[str, str]:
     """Return what the processes need to know to find each other, as torchrun names it."""
+    import socket
+
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
