@@ -65,13 +65,13 @@ def import_(
     quiet: Quiet = False,
 ) -> None:
     """Bring preference data of any layout into one: Parquet shards with a manifest."""
-    from vipo_cli.data.importing import Wanted, describe_source, import_data, source_folder
+    from vipo_cli.data.importing import Wanted, describe_source, find_source, import_data
 
     output = Output(json=json, quiet=quiet)
     parameters: dict[str, Any] = dict(map(setting, settings or []))
     if columns is not None:
         parameters["columns"] = dict(setting(part, "--columns") for part in columns.split(","))
-    place = source_folder(source)
+    place = find_source(source)
     for line in describe_source(place, from_, parameters):
         output.note(line)
     wanted = Wanted(from_, parameters, pairs, link, limit)

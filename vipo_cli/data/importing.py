@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from vipo_cli.data.entry import Entry, Expansion, Found, Unusable, expand
-from vipo_cli.data.hub_files import HUB_ID, hub_folder
+from vipo_cli.data.hub_files import HUB_ID, HubFiles, hub_files
 from vipo_cli.data.importers import Importer, importers
 from vipo_cli.data.importers.table import meaning_of
 from vipo_cli.data.stored import MANIFEST, Store
 from vipo_cli.errors import DataError
 from vipo_cli.registry import findings
-from vipo_cli.run import Progress, Work
+from vipo_cli.run import Progress, Work, fingerprint
 
 SHOWN = 3
 """Examples of each reason for which something is left out."""
@@ -64,11 +66,11 @@ class Wanted:
     limit: int | None = None
 
 
-def import_data(place: Path, folder: Path, wanted: Wanted) -> Work[Imported]:
+def import_data(place: Path | HubFiles, folder: Path, wanted: Wanted) -> Work[Imported]:
     """Import a place into a folder; one that was interrupted goes on where its last shard ended.
 
     Args:
-        place: a file or folder.
+        place: a file or folder, or files of the hub.
         folder: where the data set goes.
         wanted: how.
 
@@ -78,14 +80,14 @@ def import_data(place: Path, folder: Path, wanted: Wanted) -> Work[Imported]:
     """
     name, read = find_importer(place, wanted.importer)
     parameters = _checked(name, wanted.parameters)
-    if place.is_dir() and place.resolve() in (folder.resolve(), *folder.resolve().parents):
+    if isinstance(place, Path) and place.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise DataError(
             f"`{folder}` lies in `{place}`, which is being imported",
             hint="choose a folder outside of it",
         )
     about = {
         "importer": name,
-        "name": place.name,
+        "name": place.name if isinstance(place, Path) else place.repo,
         "parameters": parameters,
         "pairs": wanted.pairs,
         "link": wanted.link,
@@ -93,11 +95,12 @@ def import_data(place: Path, folder: Path, wanted: Wanted) -> Work[Imported]:
     }
     imported = Imported(folder, name)
     store = Store(folder, about, state=_state(place), link=wanted.link)
-    total = read.count(place)
+    total = read.count(place) if isinstance(place, Path) else None
     if wanted.limit is not None and total is not None:
         total = min(total, wanted.limit)
-    found = islice(read(place, **parameters), store.taken, wanted.limit)
     done = store.taken
+    rest = None if wanted.limit is None else max(0, wanted.limit - done)
+    found = islice(_remaining(place, partial(read, **parameters), store), rest)
     yield Progress("importing", done, total or done)
     for each in found:
         for part in _parts(each, wanted.pairs):
@@ -113,8 +116,26 @@ def import_data(place: Path, folder: Path, wanted: Wanted) -> Work[Imported]:
     return imported
 
 
-def source_folder(source: str) -> Path:
-    """Return the path that a source names; a hub data set is fetched where it is not here yet.
+def _remaining(
+    place: Path | HubFiles, read: Callable[[Path], Iterator[Found]], store: Store
+) -> Iterator[Found]:
+    """Yield what a store has not taken yet; files of the hub that it has are not fetched again."""
+    if isinstance(place, Path):
+        yield from islice(read(place), store.taken, None)
+        return
+    start = store.taken
+    noted = {name: end for name, end in store.ends.items() if end <= start}
+    skipped = max(noted.values(), default=0)
+    for name in place.names:
+        if name not in noted:
+            with place.fetched(name) as file:
+                yield from islice(read(file), start - skipped, None)
+            start = skipped = 0
+            store.ended(name)
+
+
+def find_source(source: str) -> Path | HubFiles:
+    """Return what a source names; of a hub data set that is not here its files, where possible.
 
     Raises:
         DataError: no such file or folder.
@@ -124,11 +145,13 @@ def source_folder(source: str) -> Path:
     if place.exists():
         return place
     if HUB_ID.fullmatch(source) and not Path(source).suffix:
-        return hub_folder(source)
+        return hub_files(source)
     raise DataError(f"no such file or folder: `{source}`")
 
 
-def describe_source(place: Path, name: str | None, parameters: Mapping[str, Any]) -> list[str]:
+def describe_source(
+    place: Path | HubFiles, name: str | None, parameters: Mapping[str, Any]
+) -> list[str]:
     """Return lines that say how a source is understood.
 
     Raises:
@@ -137,28 +160,40 @@ def describe_source(place: Path, name: str | None, parameters: Mapping[str, Any]
     name, _ = find_importer(place, name)
     lines = [f"importer  {name}: {importers.summary(name)}"]
     if name == "table":
-        meaning = meaning_of(place, parameters.get("columns", {}))
+        with _first_file(place) as file:
+            meaning = meaning_of(file, parameters.get("columns", {}))
         lines.append(f"columns   {meaning.shown()}")
     return lines
 
 
-def find_importer(place: Path, name: str | None = None) -> tuple[str, Importer]:
+@contextmanager
+def _first_file(place: Path | HubFiles) -> Iterator[Path]:
+    """Give what shows the layout of a place: itself, or the first of the hub's files."""
+    if isinstance(place, Path):
+        yield place
+    else:
+        with place.fetched(place.names[0]) as file:
+            yield file
+
+
+def find_importer(place: Path | HubFiles, name: str | None = None) -> tuple[str, Importer]:
     """Return the importer of a name, or the first whose layout a place is in.
 
     Raises:
         UnknownName: no importer of that name.
         DataError: the place is not there, or in no layout that is known.
     """
-    if not place.exists():
+    if isinstance(place, Path) and not place.exists():
         raise DataError(f"no such file or folder: `{place}`")
     if name is not None:
         return name, importers[name]
     names = importers.names()
-    for candidate in sorted(names, key=lambda each: ORDER.index(each) if each in ORDER else -1):
-        if importers[candidate].fits(place):
-            return candidate, importers[candidate]
+    with _first_file(place) as file:
+        for candidate in sorted(names, key=lambda each: ORDER.index(each) if each in ORDER else -1):
+            if importers[candidate].fits(file):
+                return candidate, importers[candidate]
     raise DataError(
-        f"`{place}` is in no layout that is known",
+        f"`{place if isinstance(place, Path) else place.repo}` is in no layout that is known",
         details=[f"{each}: {importers.summary(each)}" for each in names],
         hint="name the importer: --from NAME",
     )
@@ -216,7 +251,7 @@ def _take(found: Found, store: Store, imported: Imported) -> None:
         examples.append(found.where)
 
 
-def _refuse_mostly_unusable(place: Path, store: Store, imported: Imported) -> None:
+def _refuse_mostly_unusable(place: Path | HubFiles, store: Store, imported: Imported) -> None:
     left_out, taken = sum(store.left_out.values()), sum(store.labels.values())
     if taken and left_out <= LEFT_OUT * (left_out + taken):
         return
@@ -226,14 +261,17 @@ def _refuse_mostly_unusable(place: Path, store: Store, imported: Imported) -> No
         details.append(f"{count:,}: {reason}" + (f" ({where})" if where else ""))
     store.discard()
     raise DataError(
-        f"{left_out:,} of {left_out + taken:,} entries in `{place}` cannot be used",
+        f"{left_out:,} of {left_out + taken:,} entries in "
+        f"`{place if isinstance(place, Path) else place.repo}` cannot be used",
         details=details,
         hint="nothing was written; name the importer with --from, or the columns with --columns",
     )
 
 
-def _state(place: Path) -> str:
+def _state(place: Path | HubFiles) -> str:
     """Return what changes whenever the source does: a name for the size and date of each file."""
+    if isinstance(place, HubFiles):
+        return fingerprint([place.repo, place.revision, place.names])
     root = place if place.is_dir() else place.parent
     files = _files_below(str(place)) if place.is_dir() else [str(place)]
     digest = hashlib.sha256()

@@ -95,7 +95,8 @@ class Store:
     """A folder of shards that grows, and can be gone on with after the process was killed.
 
     A shard is written whole, and what the folder holds is noted after each. What was taken on since
-    is lost with the process; `taken` says from where in the source to go on.
+    is lost with the process; `taken` says from where in the source to go on, and `ends` where in it
+    its parts end that were read whole.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Store:
         self.taken: int = found.get("taken", 0)
         self.labels: Counter[Label] = Counter(found.get("labels", {}))
         self.left_out: Counter[str] = Counter(found.get("left_out", {}))
+        self.ends: dict[str, int] = found.get("ends", {})
         self._seen = self.taken
         if files := [folder / shard["file"] for shard in self._shards]:
             labels = read_columns(files, ["label"]).column("label").to_pylist()
@@ -204,6 +206,10 @@ class Store:
             self._write_group()
             self._finish_shard()
 
+    def ended(self, part: str) -> None:
+        """Say that a part of the source has been dealt with whole: it need not be read again."""
+        self.ends[part] = self._seen
+
     def close(self) -> None:
         """Write what is left and the manifest; the folder is a data set from then on."""
         self._write_group()
@@ -251,6 +257,7 @@ class Store:
             "taken": self.taken,
             "labels": self.labels,
             "left_out": self.left_out,
+            "ends": self.ends,
             "shards": self._shards,
         }
         write_json(self.folder / STATE, state)
