@@ -88,7 +88,8 @@ class Output:
         def draw(progress: Progress) -> None:
             if progress.stage not in stages:
                 stages.add(progress.stage)
-                self.note(f"{progress.stage} ({progress.total}) ...")
+                total = f" ({progress.total})" if progress.total else ""
+                self.note(f"{progress.stage}{total} ...")
 
         yield draw
 

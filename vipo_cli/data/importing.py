@@ -26,6 +26,7 @@ SHOWN = 3
 """Examples of each reason for which something is left out."""
 LEFT_OUT = 0.5
 """Share above which what cannot be used is a misunderstanding of the whole source."""
+UNREADABLE = "a medium cannot be read"
 ORDER = ("pickapic", "folders", "table")
 """Which importer is asked first whether a place is its own; the general ones come last."""
 
@@ -241,7 +242,7 @@ def _take(found: Found, store: Store, imported: Imported) -> None:
             try:
                 store.add(found)
             except DataError as error:
-                problem, where = "a medium cannot be read", error.message
+                problem, where = UNREADABLE, error.message
             else:
                 return
         found = Unusable(where, problem)
@@ -264,7 +265,12 @@ def _refuse_mostly_unusable(place: Path | HubFiles, store: Store, imported: Impo
         f"{left_out:,} of {left_out + taken:,} entries in "
         f"`{place if isinstance(place, Path) else place.repo}` cannot be used",
         details=details,
-        hint="nothing was written; name the importer with --from, or the columns with --columns",
+        hint="nothing was written; "
+        + (
+            "paths of media start beside the file that names them"
+            if UNREADABLE in store.left_out
+            else "name the importer with --from, or the columns with --columns"
+        ),
     )
 
 

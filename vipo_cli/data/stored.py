@@ -412,7 +412,8 @@ def _checked_bytes(medium: Media) -> bytes:
         if isinstance(medium, Path) and not medium.is_file():
             raise DataError(f"`{medium}` is no file")
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
-        raise DataError(f"cannot read `{medium!s:.200}`: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read `{medium!s:.200}`: {why}") from error
     if size == 0:
         raise DataError("an empty medium" if isinstance(medium, bytes) else f"`{medium}` is empty")
     if size > LARGEST:
