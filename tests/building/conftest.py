@@ -3,7 +3,7 @@ import pytest
 from tests.painter import Painter, write_base
 from vipo_cli.building import drawing
 from vipo_cli.data.entry import Entry
-from vipo_cli.data.stored import Store
+from vipo_cli.data.store import Store
 from vipo_cli.media import encode_png
 from vipo_cli.shapes.captions import draw_caption, draw_scene, perturb
 from vipo_cli.shapes.scene import render

@@ -106,9 +106,9 @@ def test_the_media_themselves_are_not_written_again(keep, ruler):
 
 
 def test_groups_of_rows_without_anything_new_are_not_read(keep, ruler, monkeypatch):
-    from vipo_cli.data import stored
+    from vipo_cli.data import store
 
-    monkeypatch.setattr(stored, "GROUP_ROWS", 1)
+    monkeypatch.setattr(store, "GROUP_ROWS", 1)
     data = keep(ENTRIES)
     finish(score_stored(data, ["ruler"], data / "scores", limit=2))
     read = []
@@ -121,7 +121,7 @@ def test_groups_of_rows_without_anything_new_are_not_read(keep, ruler, monkeypat
 
 
 def test_a_linked_medium_that_is_gone_is_counted(tmp_path, ruler):
-    from vipo_cli.data.stored import Store
+    from vipo_cli.data.store import Store
 
     file = tmp_path / "a.png"
     file.write_bytes(b"aaaa")

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from vipo_cli.data.entry import Entry
-from vipo_cli.data.stored import Store, entries_in
+from vipo_cli.data.store import Store
+from vipo_cli.data.stored import entries_in
 from vipo_cli.shapes.source import shapes
 
 PAIRS = shapes(pairs=8, seed=9)

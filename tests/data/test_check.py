@@ -10,7 +10,8 @@ from vipo_cli.data.entries import Entries
 from vipo_cli.data.entry import Entry
 from vipo_cli.data.preview import preview
 from vipo_cli.data.stats import statistics
-from vipo_cli.data.stored import Store, open_stored
+from vipo_cli.data.store import Store
+from vipo_cli.data.stored import open_stored
 from vipo_cli.errors import DataError
 from vipo_cli.media import decode, encode_clip, encode_png
 from vipo_cli.run import finish

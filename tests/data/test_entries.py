@@ -4,7 +4,8 @@ from vipo_cli.data import PreferencePair
 from vipo_cli.data.entries import entries_of, entry_at, left_out_before, lifted, open_entries
 from vipo_cli.data.entry import Entry
 from vipo_cli.data.lazy import Subset
-from vipo_cli.data.stored import Store, open_stored
+from vipo_cli.data.store import Store
+from vipo_cli.data.stored import open_stored
 
 MEDIA = (b"first", b"second")
 

@@ -16,7 +16,8 @@ from vipo_cli.data.exporting import export_data, source_of_records, source_of_st
 from vipo_cli.data.importing import Wanted, import_data
 from vipo_cli.data.record import PreferencePair
 from vipo_cli.data.sources import open_pairs
-from vipo_cli.data.stored import Store, entries_in
+from vipo_cli.data.store import Store
+from vipo_cli.data.stored import entries_in
 from vipo_cli.errors import DataError
 from vipo_cli.media import media_bytes
 from vipo_cli.run import finish

@@ -5,13 +5,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vipo_cli.data import LabelledSample, PreferencePair, RankedList, stored
+from vipo_cli.data import LabelledSample, PreferencePair, RankedList
+from vipo_cli.data import store as writing
 from vipo_cli.data.entries import entries_of, open_entries
 from vipo_cli.data.entry import Entry
 from vipo_cli.data.filtering import GROUPS, Conditions, filter_entries, problems_named
 from vipo_cli.data.problems import PROBLEMS
 from vipo_cli.data.scores import keys_of, prompt_hash, write_scores
-from vipo_cli.data.stored import Store, entries_in
+from vipo_cli.data.store import Store
+from vipo_cli.data.stored import entries_in
 from vipo_cli.errors import DataError, UnknownName, VipoError
 from vipo_cli.media import content_hash, encode_png
 from vipo_cli.run import finish
@@ -318,8 +320,8 @@ def test_rewards_need_pairs(tmp_path, pictures):
 
 
 def test_an_interrupted_filter_goes_on_and_ends_the_same(store, tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr(stored, "SHARD_BYTES", 2_000)
-    monkeypatch.setattr(stored, "GROUP_BYTES", 1_000)
+    monkeypatch.setattr(writing, "SHARD_BYTES", 2_000)
+    monkeypatch.setattr(writing, "GROUP_BYTES", 1_000)
     entries = store(
         *(Entry(f"p{n}", (pictures[2 * n], pictures[2 * n + 1]), "a") for n in range(12)),
         Entry("p3", (pictures[6], pictures[7]), "a"),

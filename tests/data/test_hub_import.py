@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vipo_cli.data import stored
+from vipo_cli.data import store
 from vipo_cli.data.hub_files import HubFiles
 from vipo_cli.data.importing import Wanted, find_source, import_data
 from vipo_cli.data.stored import entries_in
@@ -71,8 +71,8 @@ def test_parquet_files_are_fetched_one_by_one_and_not_kept(hub, tmp_path):
 
 
 def test_files_that_were_taken_whole_are_not_fetched_again(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(stored, "SHARD_BYTES", 1)
-    monkeypatch.setattr(stored, "GROUP_ROWS", 3)  # a shard ends with each third entry
+    monkeypatch.setattr(store, "SHARD_BYTES", 1)
+    monkeypatch.setattr(store, "GROUP_ROWS", 3)  # a shard ends with each third entry
     source, out = find_source(REPO), tmp_path / "out"
     finish(import_data(source, tmp_path / "whole", Wanted()))
     missing = hub.place / "train-00002-of-00003.parquet"

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vipo_cli.cli import app
-from vipo_cli.data import importing, stored
+from vipo_cli.data import importing, store
 from vipo_cli.data.importing import Wanted, find_importer, import_data
 from vipo_cli.data.stored import entries_in
 from vipo_cli.errors import DataError, UnknownName
@@ -45,8 +45,8 @@ def contents(folder):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(stored, "GROUP_BYTES", 4000)
-    monkeypatch.setattr(stored, "SHARD_BYTES", 10_000)
+    monkeypatch.setattr(store, "GROUP_BYTES", 4000)
+    monkeypatch.setattr(store, "SHARD_BYTES", 10_000)
 
 
 def test_the_same_import_twice_gives_the_same_bytes(tmp_path, small):
@@ -61,7 +61,7 @@ def test_the_same_import_twice_gives_the_same_bytes(tmp_path, small):
 def test_an_interrupted_import_goes_on_and_gives_the_same_bytes(tmp_path, small, monkeypatch, stop):
     source = pickapic(tmp_path / "source")
     whole = finish(import_data(source, tmp_path / "whole", Wanted()))
-    passed = stored.Store.passed
+    passed = store.Store.passed
     count = iter(range(stop))
 
     def interrupted(self):
@@ -69,10 +69,10 @@ def test_an_interrupted_import_goes_on_and_gives_the_same_bytes(tmp_path, small,
             raise KeyboardInterrupt
         passed(self)
 
-    monkeypatch.setattr(stored.Store, "passed", interrupted)
+    monkeypatch.setattr(store.Store, "passed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         finish(import_data(source, tmp_path / "begun", Wanted()))
-    monkeypatch.setattr(stored.Store, "passed", passed)
+    monkeypatch.setattr(store.Store, "passed", passed)
     work = import_data(source, tmp_path / "begun", Wanted())
     first = next(work)
     assert first.done <= stop
@@ -85,16 +85,16 @@ def test_an_interrupted_import_goes_on_and_gives_the_same_bytes(tmp_path, small,
 KILLED = """
 import sys
 from pathlib import Path
-from vipo_cli.data import stored
+from vipo_cli.data import store
 from vipo_cli.data.importing import Wanted, import_data
 from vipo_cli.run import finish
 import time
-stored.GROUP_BYTES, stored.SHARD_BYTES = 4000, 10_000
-passed = stored.Store.passed
+store.GROUP_BYTES, store.SHARD_BYTES = 4000, 10_000
+passed = store.Store.passed
 def slowly(self):
     passed(self)
     time.sleep(0.01)
-stored.Store.passed = slowly
+store.Store.passed = slowly
 finish(import_data(Path(sys.argv[1]), Path(sys.argv[2]), Wanted()))
 """
 

@@ -14,7 +14,7 @@ from vipo_cli.data.scores import (
     stored_scores,
     write_scores,
 )
-from vipo_cli.data.stored import Store
+from vipo_cli.data.store import Store
 from vipo_cli.errors import DataError
 from vipo_cli.media import content_hash
 

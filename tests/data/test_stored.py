@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from vipo_cli.data import stored as module
+from vipo_cli.data import store as module
 from vipo_cli.data.entry import Entry
 from vipo_cli.data.record import PreferencePair
-from vipo_cli.data.stored import Store, entries_in, is_stored, open_stored, schema
+from vipo_cli.data.store import Store, schema
+from vipo_cli.data.stored import entries_in, is_stored, open_stored
 from vipo_cli.errors import DataError
 from vipo_cli.media import content_hash
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from vipo_cli.data.entry import Entry
 from vipo_cli.data.row_groups import read_columns
-from vipo_cli.data.stored import MANIFEST, Store, read_manifest
+from vipo_cli.data.store import MANIFEST, Store
+from vipo_cli.data.stored import read_manifest
 from vipo_cli.errors import DataError
 from vipo_cli.run import Progress, Work, writing
 

@@ -16,7 +16,7 @@ from vipo_cli.building.drawing import (
 )
 from vipo_cli.building.prompts import Prompt
 from vipo_cli.data.entry import Entry
-from vipo_cli.data.stored import Store
+from vipo_cli.data.store import Store
 from vipo_cli.evaluation.generate import picture_seed
 from vipo_cli.run import Progress, Work, fingerprint
 from vipo_cli.training.launch import is_main_process

@@ -14,7 +14,7 @@ from vipo_cli.data.entries import Entries
 from vipo_cli.data.entry import Entry
 from vipo_cli.data.margins import OwnScores, all_margins, chosen_margins, find_scores
 from vipo_cli.data.problems import PROBLEMS, option_of
-from vipo_cli.data.stored import MANIFEST, Store
+from vipo_cli.data.store import MANIFEST, Store
 from vipo_cli.errors import DataError, UnknownName
 from vipo_cli.media import content_hash
 from vipo_cli.run import Progress, Work, writing

@@ -17,7 +17,7 @@ from vipo_cli.data.entry import Entry, Expansion, Found, Unusable, expand
 from vipo_cli.data.hub_files import HUB_ID, HubFiles, hub_files
 from vipo_cli.data.importers import Importer, importers
 from vipo_cli.data.importers.table import meaning_of
-from vipo_cli.data.stored import MANIFEST, Store
+from vipo_cli.data.store import MANIFEST, Store
 from vipo_cli.errors import DataError
 from vipo_cli.registry import findings
 from vipo_cli.run import Progress, Work, fingerprint

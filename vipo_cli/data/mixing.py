@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vipo_cli.data.entries import Entries
-from vipo_cli.data.stored import Store
+from vipo_cli.data.store import Store
 from vipo_cli.data.wording import normalise
 from vipo_cli.errors import DataError
 from vipo_cli.media import content_hash
