@@ -1,5 +1,6 @@
 import io
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,3 +189,9 @@ def test_what_shows_a_medium_is_itself_or_three_of_its_frames():
             (1, 4, 6, 3), np.uint8
         )
         assert [still.getpixel((0, 0))[0] for still in stills(encode_clip(frames, 8))] == [*shown]
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "a\0b", "."])
+def test_what_is_no_file_is_one_error(name):
+    with pytest.raises(DataError):
+        media_bytes(Path(name))

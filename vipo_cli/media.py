@@ -71,9 +71,13 @@ def media_bytes(media: Media) -> bytes:
     if isinstance(media, bytes):
         return media
     try:
+        if not media.is_file() and media.exists():  # a device may never end
+            raise DataError(f"cannot read `{media}`: it is no file")
         return media.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read `{media}`: {error.strerror}") from error
+    except ValueError as error:  # a NUL, or half of a surrogate pair, in its name
+        raise DataError(f"cannot read `{media!s:.200}`: {error}") from error
 
 
 def content_hash(data: bytes) -> str:

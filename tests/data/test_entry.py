@@ -175,3 +175,11 @@ def test_a_record_survives_as_an_entry(record):
     entry = entry_of(record)
     assert not entry.problem()
     assert record_of(entry) == record
+
+
+def test_dimensions_of_a_record_name_winner_and_loser():
+    shown = Entry("p", (b"one", b"two"), "b", dimensions={"motion": "a", "text": "b", "x": "tie"})
+    said = record_of(shown).metadata["dimensions"]
+    assert said == {"motion": "loser", "text": "winner", "x": "tie"}
+    turned = record_of(replace(shown, label="a")).metadata["dimensions"]
+    assert turned == {"motion": "winner", "text": "loser", "x": "tie"}

@@ -186,7 +186,12 @@ def record_of(entry: Entry) -> Record:
     metadata = dict(entry.metadata)
     metadata |= {name: value for name in NAMED if (value := getattr(entry, name)) is not None}
     if entry.dimensions:
-        metadata["dimensions"] = dict(entry.dimensions)
+        sides = (
+            {"a": "loser", "b": "winner"} if entry.label == "b" else {"a": "winner", "b": "loser"}
+        )
+        metadata["dimensions"] = {
+            name: sides.get(said, said) for name, said in entry.dimensions.items()
+        }
     if entry.kind == "labelled sample":
         liked = entry.label == "liked"
         return LabelledSample(entry.prompt, entry.media[0], liked, metadata, entry.weight)
