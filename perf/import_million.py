@@ -1,6 +1,6 @@
 """A synthetic data set in the layout of Pick-a-Pic v2: how fast it is imported, opened and read.
 
-    python perf/import_million.py --pairs 1000000 --bytes 4000 --shards 20 --folder /tmp/million
+    python perf/import_million.py --pairs 1000000 --bytes 4000 --shards 20 --folder million
 
 Pictures are random bytes between the marks of a JPEG: nothing here decodes them. The import runs in
 a process of its own, whose peak of memory the system tells. The file system's cache is as warm as
