@@ -231,14 +231,18 @@ def test_a_read_only_place_is_told(fails, monkeypatch):
     assert "Read-only file system" in error
 
 
-def test_a_disk_that_fills_up_while_encoding_leaves_nothing(fails, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_while_encoding_loses_nothing(fails, train, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setenv("VIPO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(np, "save", full)
-    assert "No space left on device" in fails(*FEW)
-    assert list((tmp_path / "cache" / "pairs").iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        assert "No space left on device" in fails(*FEW)
+    assert not list((tmp_path / "cache" / "pairs").glob("*/index.json"))
+    status, _, err = train(*FEW, "--out", tmp_path / "run")
+    assert status == 0
+    assert "encoding prompts" not in err  # all of them were embedded
 
 
 def test_a_disk_that_fills_up_at_a_checkpoint_is_one_error(train, tmp_path, monkeypatch):

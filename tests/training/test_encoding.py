@@ -1,3 +1,4 @@
+import shutil
 from contextlib import closing
 
 import numpy as np
@@ -75,6 +76,19 @@ def test_what_grew_after_the_last_note_is_cut_off(work, pairs, tmp_path):
             file.write_bytes(file.read_bytes() + b"half a li")
     finish(work(pairs, "cut"))
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_damaged_build_begins_anew(work, pairs, tmp_path):
+    finish(work(pairs, "whole"))
+    for damage in (b"", b"{", b"[]"):
+        interrupt(work(pairs, "cut"), 5)
+        (building,) = (tmp_path / "cut" / "pairs").glob("*.building")
+        file = building / ("mean.places" if not damage else "state.json")
+        file.write_bytes(damage)
+        finish(work(pairs, "cut"))
+        assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+        (folder,) = (found for found in (tmp_path / "cut" / "pairs").iterdir() if found.is_dir())
+        shutil.rmtree(folder)
 
 
 def test_interrupted_among_the_prompts_it_embeds_none_twice(work, pairs, monkeypatch):

@@ -121,6 +121,8 @@ class ArrayStore:
             array.complete()
         types = {name: array.kind for name, array in self._arrays.items()}
         (self.folder / "arrays.json").write_text(json.dumps(types) + "\n")
+        for array in self._arrays.values():  # last: the disk may fill up before
+            array.places.unlink()
 
     def close(self) -> None:
         """Close the files, complete or not."""
@@ -144,10 +146,10 @@ class _Growing:
         self._dimensions = dimensions
         self._numbers, self._rows = numbers, rows
         self._table = folder / f"{name}.rows"
-        self._places = folder / f"{name}.places"
+        self.places = folder / f"{name}.places"
         size = np.dtype(TYPES[getattr(torch, kind)]).itemsize
         self._stream = open_at(folder / f"{name}.bin", numbers * size)
-        self._index = open_at(self._places, rows * (dimensions + 2) * 8)
+        self._index = open_at(self.places, rows * (dimensions + 2) * 8)
 
     def append(self, values: Tensor, rows: Rows | None) -> None:
         count, each = len(values), values[0].numel()
@@ -176,14 +178,19 @@ class _Growing:
 
     def complete(self) -> None:
         self.close()
-        table = np.fromfile(self._places, np.int64).reshape(-1, self._dimensions + 2)
+        table = np.fromfile(self.places, np.int64).reshape(-1, self._dimensions + 2)
         with self._table.open("wb") as stream:
             np.save(stream, table[np.argsort(table[:, 0], kind="stable"), 1:])
-        self._places.unlink()
 
 
 def open_at(file: Path, length: int) -> BinaryIO:
-    """Open a file for appending, cut back to a length in bytes."""
+    """Open a file for appending, cut back to a length in bytes.
+
+    Raises:
+        ValueError: it is shorter.
+    """
+    if length and (not file.is_file() or file.stat().st_size < length):
+        raise ValueError(f"{file} is shorter than {length} bytes")
     stream = file.open("ab")
     stream.truncate(length)
     return stream

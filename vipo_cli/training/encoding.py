@@ -8,6 +8,7 @@ equals one that was not.
 
 import json
 import os
+import shutil
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -85,17 +86,25 @@ def build(family: Family, records: Sequence[Record], buckets: Buckets, folder: P
         DataError: records of several kinds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = json.loads((folder / STATE).read_text()) if (folder / STATE).is_file() else {}
-    with closing(_Building(family, folder, state)) as building:
-        yield from _encode(building, records, buckets, state.get("records", 0))
+    with closing(_begun(family, folder)) as building:
+        yield from _encode(building, records, buckets)
         yield from building.encode_prompts()
         building.complete()
 
 
-def _encode(
-    building: "_Building", records: Sequence[Record], buckets: Buckets, done: int
-) -> Work[None]:
-    total = len(records)
+def _begun(family: Family, folder: Path) -> "_Building":
+    """Return the build that stands in a folder, or a new one where it is none or damaged."""
+    try:
+        state = json.loads((folder / STATE).read_text()) if (folder / STATE).is_file() else {}
+        return _Building(family, folder, state)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        return _Building(family, folder, {})
+
+
+def _encode(building: "_Building", records: Sequence[Record], buckets: Buckets) -> Work[None]:
+    total, done = len(records), building.noted
     yield Progress("encoding pictures", done, total)
     since = 0
     for number, record, looked in _look_ahead(records, done, buckets, building):
@@ -185,7 +194,7 @@ class _Building:
         self._kinds: set[str] = set(state.get("kinds", ()))
         self._width: int = state.get("width", 0)
         self._taken: int = state.get("taken", 0)
-        self._noted: int = state.get("records", 0)
+        self.noted: int = state.get("records", 0)
         self._pictures = {bytes.fromhex(key): row for row, key in self._known("pictures")}
         self._prompts: dict[str, int] = {text: row for row, text in self._known("prompts")}
         self._maps: dict[str, int] = {name: row for row, name in self._known("regions")}
@@ -268,7 +277,7 @@ class _Building:
             "width": self._width,
             "taken": self._taken,
         }
-        self._noted = records
+        self.noted = records
         write_json(self._folder / STATE, state)
 
     @torch.no_grad()
@@ -295,15 +304,15 @@ class _Building:
             for name, values in condition.items():
                 self._arrays.append(f"condition.{name}", values)
             self._embedded = min(start + PROMPTS, len(texts))
-            if self._embedded % NOTED_RECORDS == 0:
-                self.note(self._noted)
+            if self._embedded % NOTED_RECORDS == 0 or self._embedded == len(texts):
+                self.note(self.noted)
             yield Progress("encoding prompts", self._embedded, len(texts))
 
     def complete(self) -> None:
         """Turn lines into columns and write the index: the folder is a cache from then on."""
-        self._arrays.complete()
         for name, column in self._columns().items():
             np.save(self._folder / f"{name}.npy", column)
+        self._arrays.complete()
         index = {
             "labelled": self._kinds == {LabelledSample.__name__},
             "broken": list(self._lines["broken"].read()),
