@@ -65,16 +65,23 @@ def import_(
     quiet: Quiet = False,
 ) -> None:
     """Bring preference data of any layout into one: Parquet shards with a manifest."""
-    from vipo_cli.data.importing import Wanted, describe_source, find_source, import_data
+    from vipo_cli.data.importing import (
+        Wanted,
+        describe_source,
+        find_importer,
+        find_source,
+        import_data,
+    )
 
     output = Output(json=json, quiet=quiet)
     parameters: dict[str, Any] = dict(map(setting, settings or []))
     if columns is not None:
         parameters["columns"] = dict(setting(part, "--columns") for part in columns.split(","))
     place = find_source(source)
-    for line in describe_source(place, from_, parameters):
+    importer, _ = find_importer(place, from_)
+    for line in describe_source(place, importer, parameters):
         output.note(line)
-    wanted = Wanted(from_, parameters, pairs, link, limit)
+    wanted = Wanted(importer, parameters, pairs, link, limit)
     imported = output.follow(import_data(place, out, wanted))
     document = {
         "data": str(out),

@@ -150,15 +150,12 @@ def find_source(source: str) -> Path | HubFiles:
     raise DataError(f"no such file or folder: `{source}`")
 
 
-def describe_source(
-    place: Path | HubFiles, name: str | None, parameters: Mapping[str, Any]
-) -> list[str]:
-    """Return lines that say how a source is understood.
+def describe_source(place: Path | HubFiles, name: str, parameters: Mapping[str, Any]) -> list[str]:
+    """Return lines that say how an importer understands a source.
 
     Raises:
-        DataError: it is in no layout that is known.
+        DataError: columns that make no record.
     """
-    name, _ = find_importer(place, name)
     lines = [f"importer  {name}: {importers.summary(name)}"]
     if name == "table":
         with _first_file(place) as file:
