@@ -8,7 +8,8 @@ from PIL import Image
 
 from vipo_cli.data.entry import Entry
 from vipo_cli.media import encode_clip, encode_png
-from vipo_cli.reporting.pairs_page import LARGEST, write_pairs_page
+from vipo_cli.reporting.pages import LARGEST
+from vipo_cli.reporting.pairs_page import write_pairs_page
 from vipo_cli.shapes.source import shapes
 
 

@@ -9,7 +9,8 @@ from vipo_cli.errors import VipoError
 from vipo_cli.evaluation import generate
 from vipo_cli.evaluation.geneval import evaluate
 from vipo_cli.evaluation.plan import Options
-from vipo_cli.reporting.html import LARGEST, write_report
+from vipo_cli.reporting.html import write_report
+from vipo_cli.reporting.pages import LARGEST
 from vipo_cli.reporting.read import spread
 from vipo_cli.reporting.sheet import write_sheet
 from vipo_cli.run import finish

@@ -1,14 +1,11 @@
 """One self-contained page about an evaluation: numbers, pictures, settings and provenance."""
 
-import base64
-import io
 import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from vipo_cli.reporting.pages import data_uri, page_template
 from vipo_cli.reporting.read import (
     TASKS,
     Found,
@@ -20,24 +17,14 @@ from vipo_cli.reporting.read import (
 )
 from vipo_cli.run import writing
 
-TEMPLATES = Path(__file__).parent / "templates"
 PER_GALLERY = 12
-LARGEST = 320
-"""Longer side in pixels of a picture in the page."""
 
 
 def write_report(folder: Path) -> Path:
     """Write `report.html` into an evaluation's folder and return its path; it needs no network."""
     found = read_evaluation(folder)
     comparison, baseline = read_baseline(folder)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("report.html").render(
+    page = page_template("report.html").render(
         found=found,
         results=found.results,
         manifest=found.manifest,
@@ -157,13 +144,7 @@ def _cards(found: Found, baseline: Found | None, prompts: list[int]) -> list[dic
 
 def _shown(found: Found, key: Key) -> dict[str, Any]:
     sample = found.samples.get(key, {"correct": None, "reason": "no verdict"})
-    buffer = io.BytesIO()
-    picture = found.image(key)
-    # a page of full-size pictures would be hundreds of megabytes
-    kind = "jpeg" if max(picture.size) > LARGEST else "png"
-    picture.thumbnail((LARGEST, LARGEST))
-    picture.save(buffer, format=kind, quality=88)
-    source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    source = data_uri(found.image(key))
     return {"source": source, "correct": sample["correct"], "reason": sample["reason"]}
 
 

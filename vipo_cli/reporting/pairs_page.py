@@ -1,22 +1,16 @@
 """A page of preference data to look through: media side by side with all that is said of them."""
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from vipo_cli.data.census import format_of, role_of, standings_of
 from vipo_cli.data.entry import Entry, winner_probability
 from vipo_cli.errors import DataError
 from vipo_cli.media import Media, is_clip, media_bytes, probe, stills
+from vipo_cli.reporting.pages import data_uri, page_template
 from vipo_cli.run import writing
 
-TEMPLATES = Path(__file__).parent / "templates"
-LARGEST = 320
-"""Longer side in pixels of a picture in the page."""
 SMALL = 128
 """Longer side up to which a picture is kept without loss."""
 GOOD, BAD = ("winner", "liked", "rank 1"), ("loser", "disliked")
@@ -36,14 +30,7 @@ def write_pairs_page(
         total: how many it has.
         entries: those to show, with their numbers.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("pairs.html").render(
+    page = page_template("pairs.html").render(
         name=name,
         kind=kind,
         total=total,
@@ -95,14 +82,7 @@ def _shown(medium: Media) -> dict[str, Any]:
     clip = is_clip(data)
     pictures = stills(data)
     found = probe(data)
-    sources = []
-    for picture in pictures:
-        buffer = io.BytesIO()
-        kind = "jpeg" if max(picture.size) > SMALL else "png"
-        picture.thumbnail((LARGEST, LARGEST))
-        picture.save(buffer, format=kind, quality=88)
-        encoded = base64.b64encode(buffer.getvalue()).decode()
-        sources.append(f"data:image/{kind};base64,{encoded}")
+    sources = [data_uri(picture, SMALL) for picture in pictures]
     rate = f" at {found.frames_per_second:g}/s" if found.frames_per_second else ""
     about = f"{found}{rate}, {format_of(data)}, {max(1, len(data) // 1024):,} KiB"
     return {"sources": sources, "about": about, "clip": clip}
