@@ -72,20 +72,24 @@ class Registry(Generic[T]):
         return inspect.getdoc(self[name]) or ""
 
     def parameters(self, name: str) -> type[BaseModel]:
-        """Return a strict pydantic model of an entry's keyword-only arguments.
+        """Return a strict pydantic model of an entry's keyword-only arguments."""
+        return parameters_of(self[name])
 
-        The signature is the schema: names, types, bounds and descriptions (`Annotated[..., Field]`)
-        are written once, where they are used.
-        """
-        entry: Any = self[name]
-        hints = get_type_hints(entry, include_extras=True)
-        fields: dict[str, Any] = {
-            key: (hints[key], ... if argument.default is argument.empty else argument.default)
-            for key, argument in inspect.signature(entry).parameters.items()
-            if argument.kind is argument.KEYWORD_ONLY
-        }
-        strict = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-        return create_model(name, __config__=strict, **fields)
+
+def parameters_of(entry: Any) -> type[BaseModel]:
+    """Return a strict pydantic model of a function's keyword-only arguments.
+
+    The signature is the schema: names, types, bounds and descriptions (`Annotated[..., Field]`) are
+    written once, where they are used.
+    """
+    hints = get_type_hints(entry, include_extras=True)
+    fields: dict[str, Any] = {
+        key: (hints[key], ... if argument.default is argument.empty else argument.default)
+        for key, argument in inspect.signature(entry).parameters.items()
+        if argument.kind is argument.KEYWORD_ONLY
+    }
+    strict = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    return create_model(entry.__name__, __config__=strict, **fields)
 
 
 WORDS = {

@@ -103,6 +103,7 @@ def test_compare_speaks_in_three_ways_and_can_fail(run):
         "value",
         "ci95",
         "p_value",
+        "p_holm",
         "n",
         "n_clusters",
     }
@@ -141,4 +142,4 @@ def test_a_table_without_an_overall_score_is_still_a_table():
         "subtasks": {},
         "metrics": {},
     }
-    assert "0 of 4 pictures" in results_table(results)
+    assert "0 of 4 pictures" in results_table("GenEval", results)

@@ -1,7 +1,9 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
-from vipo_cli.benchmarks.geneval import TASKS
+from vipo_cli.benchmarks.geneval import TASKS, GenEval
 from vipo_cli.evaluation.aggregate import aggregate
 
 METADATA = {
@@ -11,6 +13,8 @@ METADATA = {
 }
 MANIFEST = {
     "model": "some-model",
+    "title": "GenEval",
+    "metrics": [asdict(metric) for metric in GenEval(None).metrics],
     "fingerprint": "0123456789abcdef",
     "comparable": {"task": "geneval", "task_version": "v", "images_per_prompt": 2},
 }
@@ -22,7 +26,7 @@ def all_samples(right=lambda prompt, image: prompt % 2 == 0):
             "prompt_index": prompt,
             "image_index": image,
             "tag": record["tag"],
-            "correct": bool(right(prompt, image)),
+            "scores": {"correct": float(bool(right(prompt, image)))},
         }
         for prompt, record in METADATA.items()
         for image in range(2)
@@ -58,7 +62,7 @@ def test_overall_is_the_unweighted_mean_of_the_tasks():
 
 def test_a_failed_picture_counts_as_missing_not_as_wrong():
     samples = all_samples(lambda *_: True)
-    samples[0, 0]["correct"] = None
+    samples[0, 0]["scores"] = None
     results = aggregate(MANIFEST, METADATA, samples, samples, 60)
     assert results["metrics"]["overall"]["value"] == 1
     assert results["n_samples"] == {"expected": 120, "generated": 120, "scored": 119, "failed": 1}

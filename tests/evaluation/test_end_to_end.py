@@ -1,8 +1,9 @@
 import numpy as np
 from PIL import Image
 
-from vipo_cli.evaluation.geneval import evaluate
+from vipo_cli.evaluation.evaluate import evaluate
 from vipo_cli.evaluation.plan import Options
+from vipo_cli.reporting.read import read_evaluation
 from vipo_cli.run import finish
 
 
@@ -29,11 +30,12 @@ def test_a_lora_of_a_real_pipeline_is_evaluated_against_its_base(tmp_path, tiny)
     save_file(tensors, file, metadata=header | {"vipo.base": str(tiny)})
     (run / "recipe.yaml").write_text(f"model:\n  name: {tiny}\n  train: lora\n")
 
-    options = Options(prompts=1, images_per_prompt=1, steps=2, guidance=2.0)
-    found = finish(evaluate(str(run), options, prompt_set="shapes"))
+    options = Options("shapes", images_per_prompt=1, prompts=1, steps=2, guidance=2.0)
+    found = finish(evaluate("geneval", str(run), options))
     assert found.results["n_samples"]["scored"] == 6
     assert set(found.comparison["differences"]) == {"overall", *found.results["subtasks"]}
-    pictures = [sorted(where.glob("*/samples/*.png")) for where in (found.out, found.baseline)]
+    folders = [read_evaluation(where).pictures for where in (found.out, found.baseline)]
+    pictures = [sorted(folder.glob("*/samples/*.png")) for folder in folders]
     changed = [
         np.any(np.asarray(Image.open(a)) != np.asarray(Image.open(b)))
         for a, b in zip(*pictures, strict=True)

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from vipo_cli.benchmarks import Detection
+from vipo_cli.benchmarks.geneval import GenEval
 from vipo_cli.errors import DataError
 from vipo_cli.evaluation.score import find_pictures, read_samples, score
 from vipo_cli.run import finish
@@ -50,7 +51,7 @@ def pictures(tmp_path):
 
 def run(pictures, file):
     detector = CatDetector()
-    finish(score(pictures, METADATA, {(0, 0): 7}, detector, file))
+    finish(score(pictures, METADATA, {(0, 0): 7}, GenEval(detector), file))
     return detector.seen, read_samples(file)
 
 
@@ -60,9 +61,9 @@ def test_each_picture_gets_one_line(pictures, tmp_path):
     line = samples[0, 0]
     assert (line["prompt_index"], line["image_index"], line["seed"]) == (0, 0, 7)
     assert (line["tag"], line["prompt"]) == ("single_object", "cat 0")
-    assert line["correct"] is False
+    assert line["scores"] == {"correct": 0}
     assert "cat" in line["reason"]
-    assert samples[2, 1]["correct"] is True
+    assert samples[2, 1]["scores"] == {"correct": 1}
 
 
 def test_verdicts_are_kept_and_lost_ones_made_again(pictures, tmp_path):
@@ -80,7 +81,7 @@ def test_another_picture_gets_another_verdict(pictures, tmp_path):
     run(pictures, file)
     Image.new("RGB", (8, 8), "white").save(pictures[0, 0])
     seen, samples = run(pictures, file)
-    assert (seen, samples[0, 0]["correct"]) == (1, True)
+    assert (seen, samples[0, 0]["scores"]) == (1, {"correct": 1})
 
 
 def test_a_detector_that_breaks_marks_the_picture_failed(pictures, tmp_path):
@@ -88,12 +89,12 @@ def test_a_detector_that_breaks_marks_the_picture_failed(pictures, tmp_path):
     Image.new("RGB", (8, 8), "black").save(pictures[1, 1])
     pictures[2, 0].write_bytes(pictures[2, 0].read_bytes()[:50])
     _, samples = run(pictures, file)
-    assert samples[1, 1]["correct"] is None
+    assert samples[1, 1]["scores"] is None
     assert "out of light" in samples[1, 1]["reason"]
-    assert samples[2, 0]["correct"] is None
+    assert samples[2, 0]["scores"] is None
     Image.new("RGB", (8, 8), "white").save(pictures[1, 1])
     seen, samples = run(pictures, file)
-    assert (seen, samples[1, 1]["correct"]) == (1, True)  # the broken file cannot be seen
+    assert (seen, samples[1, 1]["scores"]) == (1, {"correct": 1})  # the broken file cannot be seen
 
 
 def test_a_damaged_line_in_the_middle_is_reported(pictures, tmp_path):

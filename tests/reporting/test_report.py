@@ -7,7 +7,7 @@ from PIL import Image
 from tests.painter import Painter, write_base, write_run
 from vipo_cli.errors import VipoError
 from vipo_cli.evaluation import generate
-from vipo_cli.evaluation.geneval import evaluate
+from vipo_cli.evaluation.evaluate import evaluate
 from vipo_cli.evaluation.plan import Options
 from vipo_cli.reporting.html import write_report
 from vipo_cli.reporting.pages import LARGEST
@@ -25,7 +25,7 @@ def found(tmp_path_factory):
         patch.setattr(
             generate, "load_target", lambda target, _: Painter(0.9 if target.lora else 0.4)
         )
-        return finish(evaluate(str(run), Options(prompts=4), prompt_set="shapes"))
+        return finish(evaluate("geneval", str(run), Options(prompts=4, prompt_set="shapes")))
 
 
 def test_the_report_is_one_page_that_needs_nothing_else(found):
@@ -70,8 +70,9 @@ def test_names_and_prompts_cannot_break_the_page(found, tmp_path):
 
 def test_large_pictures_are_made_small_for_the_page(found, tmp_path):
     folder = tmp_path / "large"
-    (folder / "00000" / "samples").mkdir(parents=True)
-    Image.effect_noise((1024, 768), 60).save(folder / "00000" / "samples" / "0000.png")
+    pictures = folder / json.loads((found.baseline / "manifest.json").read_text())["pictures"]
+    (pictures / "00000" / "samples").mkdir(parents=True)
+    Image.effect_noise((1024, 768), 60).save(pictures / "00000" / "samples" / "0000.png")
     for name in ("manifest.json", "results.json"):
         (folder / name).write_text((found.baseline / name).read_text())
     line = (found.baseline / "samples.jsonl").read_text().splitlines()[0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vipo_cli.benchmarks.geneval import judge
+from vipo_cli.benchmarks.geneval import wrong
 from vipo_cli.evaluation.generate import Sampling, generate, list_pictures
 from vipo_cli.evaluation.target import find_target
 from vipo_cli.models import find_model, load_pipeline
@@ -102,7 +102,7 @@ def test_its_samples_often_show_the_one_thing_that_was_asked_for_but_not_always(
     for each, picture in zip(asked, pictures, strict=True):
         assert picture.size == (32, 32)
         found = detector.detect(picture)
-        right += judge(each, found, lambda d, p=picture: detector.colour(p, d)).correct
+        right += not wrong(each, found, lambda d, p=picture: detector.colour(p, d))
     assert 4 <= right <= 15
 
 

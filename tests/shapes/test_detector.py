@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from vipo_cli.benchmarks.geneval import judge
+from vipo_cli.benchmarks.geneval import wrong
 from vipo_cli.shapes.captions import TASKS, draw_caption, draw_scene
 from vipo_cli.shapes.detector import COLOURLESS, ShapesDetector
 from vipo_cli.shapes.prompts import metadata
@@ -26,7 +26,7 @@ def accuracy(task, number, spoil=lambda pixels, rng: pixels):
         caption = draw_caption(rng, task)
         picture = Image.fromarray(spoil(render(draw_scene(rng, caption)), rng))
         found = DETECTOR.detect(picture)
-        right += judge(metadata(caption), found, lambda d, p=picture: DETECTOR.colour(p, d)).correct
+        right += not wrong(metadata(caption), found, lambda d, p=picture: DETECTOR.colour(p, d))
     return right / number
 
 

@@ -18,6 +18,8 @@ Z95 = 1.959963984540054
 
 Labels = Sequence[Any] | NDArray[Any]
 """For each value the cluster or stratum that it belongs to, as anything that can be a key."""
+Sums = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""The weighted sum of the values of each cluster, and the sum of their weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,34 +82,50 @@ def stratified_mean(
     clusters: Labels,
     strata: Labels,
     *,
+    weights: ArrayLike | None = None,
+    pooled: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Return the unweighted mean of the strata's means with a clustered bootstrap interval.
+    """Return a mean over strata with a clustered bootstrap interval.
 
     Clusters are resampled within their stratum; the interval holds the middle 95 % of the resampled
     means. The same input always gives the same interval.
+
+    Args:
+        values: a number for each sample.
+        clusters: what must be resampled together, such as the samples of a prompt.
+        strata: what is resampled on its own, such as a benchmark's tasks.
+        weights: how much each value counts within its stratum; by default alike.
+        pooled: return the mean over all samples instead of the unweighted mean of the strata's
+            means. Strata of one cluster, which show no spread, are then resampled together.
+        resamples: how often to draw.
+        seed: of the draws.
     """
     values = np.asarray(values, float)
     rng = np.random.default_rng(seed)
-    means, resampled, n_clusters = [], [], 0
-    for rows in _strata_rows(strata):
-        sums, counts = _cluster_sums(values[rows], [clusters[row] for row in rows])
-        drawn = rng.integers(len(sums), size=(resamples, len(sums)))
-        means.append(sums.sum() / counts.sum())
-        resampled.append(sums[drawn].sum(1) / counts[drawn].sum(1))
-        n_clusters += len(sums)
-    spread = np.mean(resampled, axis=0)
+    groups = _strata_sums(values, clusters, strata, weights, pooled)
+    sums, counts = np.empty((2, len(groups), resamples))
+    for row, (of_clusters, sizes) in enumerate(groups):
+        drawn = rng.integers(len(sizes), size=(resamples, len(sizes)))
+        sums[row], counts[row] = of_clusters[drawn].sum(1), sizes[drawn].sum(1)
+    spread = sums.sum(0) / counts.sum(0) if pooled else np.mean(sums / counts, axis=0)
     low, high = np.percentile(spread, [2.5, 97.5])
     return Interval(
-        float(np.mean(means)),
+        _mean(groups, pooled),
         float(spread.std(ddof=1)),
         float(low),
         float(high),
         len(values),
-        n_clusters,
-        "stratified-cluster-bootstrap" if len(means) > 1 else "cluster-bootstrap",
+        sum(len(sizes) for _, sizes in groups),
+        "stratified-cluster-bootstrap" if len(groups) > 1 else "cluster-bootstrap",
     )
+
+
+def _mean(groups: Sequence[Sums], pooled: bool) -> float:
+    if pooled:
+        return float(sum(sums.sum() for sums, _ in groups) / sum(n.sum() for _, n in groups))
+    return float(np.mean([sums.sum() / counts.sum() for sums, counts in groups]))
 
 
 def paired_difference(
@@ -116,12 +134,15 @@ def paired_difference(
     clusters: Labels,
     strata: Labels,
     *,
+    weights: ArrayLike | None = None,
+    pooled: bool = False,
     seed: int = 0,
 ) -> tuple[Interval, float]:
     """Return the mean of a minus b with its interval, and the p-value of no difference."""
     differences = np.asarray(a, float) - np.asarray(b, float)
-    interval = stratified_mean(differences, clusters, strata, seed=seed)
-    return interval, sign_flip_p_value(differences, clusters, strata, seed=seed)
+    how: dict[str, Any] = {"weights": weights, "pooled": pooled, "seed": seed}
+    interval = stratified_mean(differences, clusters, strata, **how)
+    return interval, sign_flip_p_value(differences, clusters, strata, **how)
 
 
 def sign_flip_p_value(
@@ -129,23 +150,24 @@ def sign_flip_p_value(
     clusters: Labels,
     strata: Labels,
     *,
+    weights: ArrayLike | None = None,
+    pooled: bool = False,
     flips: int = FLIPS,
     seed: int = 0,
 ) -> float:
-    """Return the two-sided permutation p-value of a stratified mean difference of zero.
+    """Return the two-sided permutation p-value of a mean difference of zero.
 
     Were the two sides interchangeable, each cluster's differences could as well have had the other
     sign. All samples of a cluster flip together. The observed signs count as one of the flips, so
     the p-value is never 0.
     """
     differences = np.asarray(differences, float)
-    groups = _strata_rows(strata)
-    shares = np.concatenate(
-        [
-            _cluster_sums(differences[rows], [clusters[row] for row in rows])[0] / len(rows)
-            for rows in groups
-        ]
-    ) / len(groups)
+    groups = _strata_sums(differences, clusters, strata, weights, pooled)
+    if pooled:
+        whole = sum(float(counts.sum()) for _, counts in groups)
+        shares = np.concatenate([sums / whole for sums, _ in groups])
+    else:
+        shares = np.concatenate([sums / counts.sum() for sums, counts in groups]) / len(groups)
     moving = shares[shares != 0].astype(np.float32)
     observed = abs(float(moving.sum()))
     signs = np.random.default_rng(seed).integers(0, 2, (flips, len(moving)), np.int8) * 2 - 1
@@ -153,6 +175,26 @@ def sign_flip_p_value(
     # sums of equal terms in another order differ in the last bits and are ties all the same
     ties = permuted >= observed - 1e-5 * max(observed, float(np.abs(moving).sum()), 1e-12)
     return float((1 + ties.sum()) / (1 + flips))
+
+
+def _strata_sums(
+    values: NDArray[np.float64],
+    clusters: Labels,
+    strata: Labels,
+    weights: ArrayLike | None,
+    pooled: bool,
+) -> list[Sums]:
+    """Return the sums of the clusters of each stratum, in order of first appearance."""
+    weighing = np.ones(len(values)) if weights is None else np.asarray(weights, float)
+    groups = [
+        _cluster_sums(values[rows], [clusters[row] for row in rows], weighing[rows])
+        for rows in _strata_rows(strata)
+    ]
+    single = [group for group in groups if len(group[0]) == 1]
+    if pooled and single:
+        together = np.concatenate([s for s, _ in single]), np.concatenate([n for _, n in single])
+        groups = [group for group in groups if len(group[0]) > 1] + [together]
+    return groups
 
 
 def _strata_rows(strata: Labels) -> list[NDArray[np.intp]]:
@@ -164,13 +206,14 @@ def _strata_rows(strata: Labels) -> list[NDArray[np.intp]]:
 
 
 def _cluster_sums(
-    values: NDArray[np.float64], clusters: Labels
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the sum and the number of values of each cluster."""
+    values: NDArray[np.float64], clusters: Labels, weights: NDArray[np.float64] | None = None
+) -> Sums:
     if not len(values):
         raise ValueError("an interval needs at least one value")
     places: dict[Any, int] = {}
     index = [places.setdefault(cluster, len(places)) for cluster in clusters]
     sums: NDArray[np.float64] = np.zeros(len(places))
-    np.add.at(sums, index, values)
-    return sums, np.bincount(index).astype(np.float64)
+    if weights is None:
+        weights = np.ones(len(values))
+    np.add.at(sums, index, weights * values)
+    return sums, np.bincount(index, weights).astype(np.float64)

@@ -4,10 +4,21 @@ from collections.abc import Callable
 from typing import Any
 
 from vipo_cli.benchmarks.detection import Detection, Detector
+from vipo_cli.benchmarks.task import Asked, Metric, Task, Verdict
 from vipo_cli.registry import Registry
 
 PromptSet = Callable[..., list[dict[str, Any]]]
-"""A function of keyword-only parameters that returns prompts in GenEval's layout."""
+"""A function of keyword-only parameters that returns prompts: `prompt`, `tag`, what judges need."""
+
+tasks: Registry[Callable[..., Task]] = Registry(
+    "benchmark",
+    "vipo.benchmarks",
+    {
+        "geneval": "vipo_cli.benchmarks.geneval:geneval",
+        "dpg": "vipo_cli.benchmarks.dpg:dpg_bench",
+        "cvtg-2k": "vipo_cli.benchmarks.cvtg:cvtg_2k",
+    },
+)
 
 detectors: Registry[Callable[..., Detector]] = Registry(
     "detector",
@@ -17,7 +28,25 @@ detectors: Registry[Callable[..., Detector]] = Registry(
 prompt_sets: Registry[PromptSet] = Registry(
     "prompt set",
     "vipo.prompts",
-    {"shapes": "vipo_cli.shapes.prompts:geneval_prompts"},
+    {
+        "shapes": "vipo_cli.shapes.prompts:geneval_prompts",
+        "pickapic-test": "vipo_cli.benchmarks.prompt_lists:pickapic_test",
+        "hpdv2": "vipo_cli.benchmarks.prompt_lists:hpdv2",
+        "parti-prompts": "vipo_cli.benchmarks.prompt_lists:parti_prompts",
+        "dpg": "vipo_cli.benchmarks.dpg_questions:dpg_prompts",
+        "cvtg-2k": "vipo_cli.benchmarks.cvtg_prompts:cvtg_prompts",
+    },
 )
 
-__all__ = ["Detection", "Detector", "PromptSet", "detectors", "prompt_sets"]
+__all__ = [
+    "Asked",
+    "Detection",
+    "Detector",
+    "Metric",
+    "PromptSet",
+    "Task",
+    "Verdict",
+    "detectors",
+    "prompt_sets",
+    "tasks",
+]

@@ -8,12 +8,18 @@ score keep the detector's order: there it depends on the processor.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
 
-from vipo_cli.benchmarks.detection import Detection
+from vipo_cli.benchmarks import detectors
+from vipo_cli.benchmarks.detection import BatchDetector, Detection, Detector
+from vipo_cli.benchmarks.task import Asked, Metric, Task, Verdict
+from vipo_cli.errors import VipoError
+from vipo_cli.media import decode
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 task_version = "geneval-rules-1"
@@ -27,19 +33,77 @@ DIRECTION_THRESHOLD = 0.5
 
 ColourOf = Callable[[Detection], str]
 
+DETECTORS = {"geneval": "mask2former"}
+"""Which detector judges a prompt set, where it does not have the prompt set's own name."""
+
+
+def geneval(
+    *,
+    detector: Annotated[
+        str | None, Field(description="Who judges; by default who belongs to the prompts.")
+    ] = None,
+    prompts: Annotated[str, Field(description="The prompt set that is judged.")] = "geneval",
+) -> Task:
+    """GenEval (arXiv 2310.11513): are the objects there, as many, of the colour, where asked for?
+
+    Raises:
+        VipoError: nobody is known who judges these prompts, and nobody is named.
+    """
+    who = detector or DETECTORS.get(prompts, prompts)
+    if detector is None and who not in detectors:
+        raise VipoError(
+            f"GenEval knows no detector for the prompts `{prompts}`"
+            if prompts
+            else "the pictures' prompts belong to no known prompt set",
+            hint=f"name who judges them: --detector, one of {', '.join(detectors.names())}",
+        )
+    return GenEval(detectors[who]())
+
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a picture is right and, where it is not, everything that is wrong with it."""
+class GenEval:
+    """The unweighted mean over six tasks of the share of right pictures."""
 
-    correct: bool
-    reason: str = ""
+    detector: Detector
+    name: str = "geneval"
+    title: str = "GenEval"
+    version: str = task_version
+    metrics: tuple[Metric, ...] = (
+        Metric("overall", score="correct", over="tags", tags=TASKS, lowest=0, highest=1),
+    )
+    prompt_set: str = "geneval"
+    needs: tuple[str, ...] = ("include",)
+    images_per_prompt: int = 2
+
+    @property
+    def batch_size(self) -> int:
+        """Return how many pictures the detector likes to look at together."""
+        return self.detector.batch_size if isinstance(self.detector, BatchDetector) else 1
+
+    @property
+    def judge_fingerprint(self) -> list[str]:
+        """Return the detector's name and fingerprint."""
+        return [self.detector.name, self.detector.fingerprint]
+
+    def judge(self, media: Sequence[bytes], asked: Sequence[Asked]) -> list[Verdict]:
+        """Judge pictures by what is detected in them."""
+        pictures = [decode(data) for data in media]
+        if isinstance(self.detector, BatchDetector):
+            found = self.detector.detect_batch(pictures)
+        else:
+            found = [self.detector.detect(picture) for picture in pictures]
+        return [self._one(*each) for each in zip(pictures, found, asked, strict=True)]
+
+    def _one(self, picture: Image.Image, found: Sequence[Detection], asked: Asked) -> Verdict:
+        reason = wrong(asked, found, lambda detection: self.detector.colour(picture, detection))
+        return Verdict({"correct": float(not reason)}, reason=reason)
 
 
-def judge(
-    metadata: Mapping[str, Any], detections: Sequence[Detection], colour_of: ColourOf
-) -> Verdict:
-    """Judge a picture by what was detected in it; `colour_of` is asked where a colour matters."""
+def wrong(metadata: Mapping[str, Any], detections: Sequence[Detection], colour_of: ColourOf) -> str:
+    """Say all that is wrong with a picture by what was detected in it; nothing where it is right.
+
+    `colour_of` is asked where a colour matters.
+    """
     counting = metadata.get("tag") == "counting"
     found = confident(detections, COUNTING_SCORE_THRESHOLD if counting else SCORE_THRESHOLD)
     problems: list[str] = []
@@ -56,7 +120,7 @@ def judge(
             problems.append(
                 f"expected fewer than {clause['count']} of {clause['class']}, found {number}"
             )
-    return Verdict(not problems, "; ".join(problems))
+    return "; ".join(problems)
 
 
 def confident(detections: Sequence[Detection], threshold: float) -> dict[str, list[Detection]]:
@@ -121,14 +185,3 @@ def relations(one: Detection, other: Detection) -> set[str]:
 def _centre_and_size(detection: Detection) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     low, high = np.array(detection.box, np.float32).reshape(2, 2)
     return (low + high) / np.float32(2), np.abs(high - low)
-
-
-def overall(task_means: Mapping[str, float]) -> float:
-    """Return GenEval's overall score: the unweighted mean of the six tasks' accuracies.
-
-    Raises:
-        ValueError: a task is missing, so that the number would be comparable to no other.
-    """
-    if missing := [task for task in TASKS if task not in task_means]:
-        raise ValueError(f"no overall score without {', '.join(missing)}")
-    return sum(task_means[task] for task in TASKS) / len(TASKS)

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,70 +19,92 @@ app = typer.Typer(
 
 TASK_WIDTH = 14
 
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="Run or checkpoint directory, LoRA file, diffusers folder, model name, hub id, "
+        "or folder of finished pictures.",
+    ),
+]
+Images = Annotated[
+    int | None,
+    typer.Option(min=1, help="Pictures for each prompt.", show_default="the benchmark's"),
+]
+Prompts = Annotated[
+    int | None, typer.Option(min=1, help="Only so many prompts of each kind, for a quick look.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Base seed of all pictures.")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")
+]
+Guidance = Annotated[
+    float | None, typer.Option(min=0, help="Guidance scale.", show_default="the model's")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Pictures drawn at once.", show_default="by size")
+]
+Precision = Annotated[str, typer.Option(help="Weights in fp32, bf16 or fp16.")]
+PromptSet = Annotated[
+    str | None,
+    typer.Option(
+        help="Which prompts: a set by name, or a file (.txt, .csv, .jsonl).",
+        show_default="the model's or the benchmark's",
+    ),
+]
+Baseline = Annotated[
+    str | None,
+    typer.Option(help="Target to compare with, or `none`.", show_default="the base model"),
+]
+Model = Annotated[str | None, typer.Option(help="Base model of a LoRA file that does not name it.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for everything.", show_default="in the run")]
+Partial = Annotated[
+    bool, typer.Option("--allow-partial", help="Accept missing or failed pictures.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the benchmark or reward."),
+]
 
-@app.command(
-    epilog="Examples: vipo eval geneval runs/my-run | "
-    "vipo eval geneval shapes-sd --images-per-prompt 4 --json"
-)
-def geneval(
-    target: Annotated[
-        str,
-        typer.Argument(
-            help="Run or checkpoint directory, LoRA file, diffusers folder, model name, hub id, "
-            "or folder of finished pictures.",
-        ),
-    ],
-    images_per_prompt: Annotated[
-        int | None, typer.Option(min=1, help="Pictures for each prompt.", show_default="2")
-    ] = None,
-    prompts: Annotated[
-        int | None, typer.Option(min=1, help="Only so many prompts of each task, for a quick look.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Base seed of all pictures.")] = 0,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=0, help="Guidance scale.", show_default="the model's")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pictures drawn at once.", show_default="by size")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="Weights in fp32, bf16 or fp16.")] = "fp32",
-    detector: Annotated[
-        str | None, typer.Option(help="Who judges.", show_default="the prompt set's")
-    ] = None,
-    prompt_set: Annotated[
-        str | None, typer.Option(help="Which prompts.", show_default="the model's")
-    ] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(help="Target to compare with, or `none`.", show_default="the base model"),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Base model of a LoRA file that does not name it.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for everything.", show_default="in the run")
-    ] = None,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Accept missing or failed pictures.")
-    ] = False,
-    json: Json = False,
-    quiet: Quiet = False,
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line says about an evaluation beside its benchmark and target."""
+
+    images_per_prompt: int | None
+    prompts: int | None
+    seed: int
+    steps: int | None
+    guidance: float | None
+    batch_size: int | None
+    precision: str
+    prompt_set: str | None
+    baseline: str | None
+    model: str | None
+    out: Path | None
+    allow_partial: bool
+
+
+def run_task(
+    task: str, target: str, wanted: Wanted, options: dict[str, Any], output: Output
 ) -> None:
-    """Evaluate a model on GenEval: does it draw what the prompt asks for?"""
-    from vipo_cli.evaluation.geneval import evaluate
+    """Evaluate, and show what came of it.
+
+    Raises:
+        Interrupted: by the user; says how to go on.
+        VipoError: pictures are missing or failed, unless that is accepted.
+    """
+    from vipo_cli.evaluation.evaluate import evaluate
     from vipo_cli.evaluation.plan import Options
     from vipo_cli.reporting.html import write_report
     from vipo_cli.reporting.sheet import write_sheet
 
-    output = Output(json=json, quiet=quiet)
     command = shlex.join(["vipo", *sys.argv[1:]])
-    options = Options(images_per_prompt, prompts, seed, steps, guidance, batch_size, precision)
-    names = {"baseline": baseline, "model": model, "detector": detector, "prompt_set": prompt_set}
+    chosen = {field.name for field in fields(Wanted)} & {field.name for field in fields(Options)}
+    settings = Options(**{name: getattr(wanted, name) for name in chosen}, task=options)
+    base, model, out = wanted.baseline, wanted.model, wanted.out
     try:
-        evaluation = output.follow(evaluate(target, options, **names, out=out))
+        work = evaluate(task, target, settings, baseline=base, model=model, out=out)
+        evaluation = output.follow(work)
     except KeyboardInterrupt as stop:
         raise Interrupted(
             "interrupted; what is finished is kept", hint=f"continue with: {command}"
@@ -90,17 +113,140 @@ def geneval(
     report, sheet = write_report(evaluation.out), write_sheet(evaluation.out)
     paths = {"out": evaluation.out, "report": report, "contact_sheet": sheet}
     document = results | paths | {"baseline": evaluation.comparison}
-    table = results_table(results, evaluation.comparison, evaluation.baseline_model)
+    title = evaluation.title
+    table = results_table(title, results, evaluation.comparison, evaluation.baseline_model)
     output.result(document, table, [str(evaluation.out)])
     for warning in results["warnings"]:
         output.warn(warning)
     output.note(f"\nreport: {report}\ncontact sheet: {sheet}\nrun again: {command}")
-    if not (allow_partial or _as_asked(results, prompts)):
+    if not (wanted.allow_partial or _as_asked(results, wanted.prompts)):
         raise VipoError(
             f"the evaluation of `{target}` is not complete",
             details=results["warnings"],
             hint=f"try again with: {command}; or accept it as it is with --allow-partial",
         )
+
+
+@app.command(
+    epilog="Examples: vipo eval geneval runs/my-run | "
+    "vipo eval geneval shapes-sd --images-per-prompt 4 --json"
+)
+def geneval(
+    target: Target,
+    detector: Annotated[
+        str | None, typer.Option(help="Who judges.", show_default="the prompt set's")
+    ] = None,
+    images_per_prompt: Images = None,
+    prompts: Prompts = None,
+    seed: Seed = 0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    batch_size: BatchSize = None,
+    precision: Precision = "fp32",
+    prompt_set: PromptSet = None,
+    baseline: Baseline = None,
+    model: Model = None,
+    out: Out = None,
+    allow_partial: Partial = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate a model on GenEval: does it draw what the prompt asks for?"""
+    here = locals()
+    options = {} if detector is None else {"detector": detector}
+    run_task("geneval", target, _wanted(here), options, Output(json=json, quiet=quiet))
+
+
+def _wanted(arguments: dict[str, Any]) -> Wanted:
+    return Wanted(**{field.name: arguments[field.name] for field in fields(Wanted)})
+
+
+def _settings(words: list[str] | None) -> dict[str, Any]:
+    """Read KEY=VALUE words; values are written as in YAML.
+
+    Raises:
+        VipoError: a word without an equals sign.
+    """
+    import yaml
+
+    options = {}
+    for word in words or ():
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise VipoError(f"`{word}` is no setting", hint="write it as --set KEY=VALUE")
+        options[key.strip().replace("-", "_")] = yaml.safe_load(value)
+    return options
+
+
+def _reward_command(name: str, task: str, help_: str) -> None:
+    """Add the command of a benchmark that has no options of its own."""
+
+    def command(
+        target: Target,
+        set_: Settings = None,
+        images_per_prompt: Images = None,
+        prompts: Prompts = None,
+        seed: Seed = 0,
+        steps: Steps = None,
+        guidance: Guidance = None,
+        batch_size: BatchSize = None,
+        precision: Precision = "fp32",
+        prompt_set: PromptSet = None,
+        baseline: Baseline = None,
+        model: Model = None,
+        out: Out = None,
+        allow_partial: Partial = False,
+        json: Json = False,
+        quiet: Quiet = False,
+    ) -> None:
+        here = locals()
+        run_task(task, target, _wanted(here), _settings(set_), Output(json=json, quiet=quiet))
+
+    example = f"Example: vipo eval {name} runs/my-run --prompt-set prompts.txt"
+    app.command(name=name, help=help_, epilog=example)(command)
+
+
+for _name, _task, _help in (
+    ("pickscore", "pickscore", "Score a model's pictures with PickScore: what people pick."),
+    ("hpsv2", "hpsv2.1", "Score a model's pictures with HPSv2.1 (hpsv2.0: vipo eval run)."),
+    ("imagereward", "imagereward", "Score a model's pictures with ImageReward."),
+    ("aesthetic", "aesthetic", "Score how beautiful a model's pictures are, whatever the prompt."),
+    ("clip", "clip", "Score how well a model's pictures fit their prompts, with CLIP."),
+    ("dpg", "dpg", "Evaluate a model on DPG-Bench: long prompts, asked about piece by piece."),
+    ("cvtg", "cvtg", "Evaluate a model on CVTG-2K: can what it writes be read?"),
+):
+    _reward_command(_name, _task, _help)
+
+
+@app.command(
+    name="run",
+    epilog="Examples: vipo eval run shapes-alignment runs/my-run | "
+    "vipo eval run my_task.py runs/my-run --set threshold=0.5",
+)
+def run_command(
+    task: Annotated[
+        str, typer.Argument(help="Benchmark or reward by name, or FILE.py[:FUNCTION] of your own.")
+    ],
+    target: Target,
+    set_: Settings = None,
+    images_per_prompt: Images = None,
+    prompts: Prompts = None,
+    seed: Seed = 0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    batch_size: BatchSize = None,
+    precision: Precision = "fp32",
+    prompt_set: PromptSet = None,
+    baseline: Baseline = None,
+    model: Model = None,
+    out: Out = None,
+    allow_partial: Partial = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate a model on any benchmark or reward: see vipo list benchmarks and rewards."""
+    here = locals()
+    run_task(task, target, _wanted(here), _settings(set_), Output(json=json, quiet=quiet))
 
 
 def _as_asked(results: dict[str, Any], prompts: int | None) -> bool:
@@ -157,57 +303,84 @@ def report(
 
 
 def results_table(
-    results: dict[str, Any], comparison: dict[str, Any] | None = None, baseline: str | None = None
+    title: str,
+    results: dict[str, Any],
+    comparison: dict[str, Any] | None = None,
+    baseline: str | None = None,
 ) -> str:
     """Lay results out for people, 80 columns wide at most."""
     differences = comparison["differences"] if comparison else {}
     counts = results["n_samples"]
-    head = f"{'':{TASK_WIDTH}}  value  95 % interval      n"
+    rows = results["subtasks"] | results["metrics"]
+    width = max([TASK_WIDTH, *map(len, rows)])
+    head = f"{'':{width}}  value  95 % interval      n"
     lines = [
-        f"GenEval of {results['model']}, {counts['scored']} of {counts['expected']} pictures",
+        f"{title} of {results['model']}, {counts['scored']} of {counts['expected']} pictures",
         "",
         head + ("  vs. base  paired interval" if differences else ""),
     ]
-    for name, metric in (results["subtasks"] | results["metrics"]).items():
-        line = f"{name:{TASK_WIDTH}}  {metric['value']:5.3f}  {_between(metric['ci95'])}  "
+    for name, metric in rows.items():
+        line = f"{name:{width}}  {shown(metric['value'])}  {_between(metric['ci95'])}  "
         line += f"{metric['n']:5d}"
         if name in differences:
             line += f"  {_starred(differences[name])}  {_between(differences[name]['ci95'], '+')}"
         lines.append(line)
-    if differences:
-        lines += ["", f"base: {baseline}", _STAR]
+    if comparison and differences:
+        wins = next(iter(comparison["wins"].values()))
+        lines += ["", f"base: {baseline}", _STAR, wins_line(wins)]
     return "\n".join(line.rstrip() for line in lines)
 
 
 def comparison_table(comparison: dict[str, Any]) -> str:
     """Lay a comparison out for people, 80 columns wide at most."""
+    width = max([TASK_WIDTH, *map(len, comparison["differences"])])
     lines = [
         f"a: {comparison['a']}",
         f"b: {comparison['b']}",
         "",
-        f"{'':{TASK_WIDTH}}   a - b   paired interval       p      n",
+        f"{'':{width}}   a - b   paired interval       p   Holm      n",
     ]
     for name, found in comparison["differences"].items():
         lines.append(
-            f"{name:{TASK_WIDTH}}  {_starred(found)}  {_between(found['ci95'], '+')}  "
-            f"{found['p_value']:6.4f}  {found['n']:5d}"
+            f"{name:{width}}  {_starred(found)}  {_between(found['ci95'], '+')}  "
+            f"{found['p_value']:6.4f} {found['p_holm']:6.4f}  {found['n']:5d}"
         )
-    return "\n".join([*lines, "", _STAR])
+    wins = [f"{wins_line(found)}" for found in comparison["wins"].values()]
+    return "\n".join([*lines, "", _STAR, _HOLM, *wins])
+
+
+def wins_line(wins: dict[str, Any]) -> str:
+    """Say in how many prompts a wins, ties and loses, and the rate where ties count half."""
+    low, high = wins["ci95"]
+    return (
+        f"prompts by {wins['metric']}: {wins['won']} better, {wins['tied']} alike, {wins['lost']} "
+        f"worse; {wins['rate']:.1%} [{low:.1%}, {high:.1%}]"
+    )
+
+
+def shown(value: float) -> str:
+    """Return a value in five characters where it has so few digits."""
+    return f"{value:5.3f}" if abs(value) < 10 else f"{value:5.2f}"
 
 
 def overall_difference(comparison: dict[str, Any]) -> float:
-    """Return how much better A is overall; not a number where a task is missing."""
-    overall = comparison["differences"].get("overall")
+    """Return how much better A is in the headline metric; not a number where it is missing."""
+    headline = next(iter(comparison["wins"].values()))["metric"]
+    overall = comparison["differences"].get(headline)
     return float(overall["value"]) if overall else float("nan")
 
 
 _STAR = "* the paired 95 % interval excludes 0"
+_HOLM = "Holm: p corrected for the number of rows; sign flips of whole prompts"
 
 
 def _starred(difference: dict[str, Any]) -> str:
-    low, high = difference["ci95"]
+    low, high = difference["ci95"] or (0, 0)
     return f"{difference['value']:+.3f}{'*' if low > 0 or high < 0 else ' '} "
 
 
-def _between(ci95: list[float], sign: str = "") -> str:
-    return f"{ci95[0]:{sign}.3f} to {ci95[1]:{sign}.3f}"
+def _between(ci95: list[float] | None, sign: str = "") -> str:
+    if ci95 is None:
+        return "unknown" + 7 * " "
+    digits = 3 if max(map(abs, ci95)) < 10 else 2
+    return f"{ci95[0]:{sign}.{digits}f} to {ci95[1]:{sign}.{digits}f}"

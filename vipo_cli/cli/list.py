@@ -76,8 +76,9 @@ def rewards(json: Json = False, quiet: Quiet = False) -> None:
 @app.command(epilog="Example: vipo list benchmarks")
 def benchmarks(json: Json = False, quiet: Quiet = False) -> None:
     """List the benchmarks that vipo eval runs."""
-    entries = {"geneval": "Object-focused prompts over six tasks, judged by a detector."}
-    Output(json=json, quiet=quiet).entries(entries)
+    from vipo_cli.benchmarks import tasks
+
+    _show(tasks, None, Output(json=json, quiet=quiet))
 
 
 @app.command(epilog="Example: vipo list recipes")

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vipo_cli.analysis.intervals import Interval, stratified_mean, wilson
-from vipo_cli.benchmarks.geneval import TASKS
-from vipo_cli.evaluation.score import Key
+import numpy as np
 
-Sample = Mapping[str, Any]
+from vipo_cli.analysis.intervals import Interval, stratified_mean, wilson
+from vipo_cli.benchmarks import Metric
+from vipo_cli.evaluation.score import Key, Sample
 
 
 def aggregate(
@@ -18,75 +18,129 @@ def aggregate(
     generated: Iterable[Key],
     all_prompts: int,
 ) -> dict[str, Any]:
-    """Return the results of GenEval, without `environment` and `timing`.
+    """Return the results of a benchmark, without `environment` and `timing`.
 
-    The overall score is the unweighted mean of the six tasks' shares of right pictures; without a
-    verdict in each task there is none. Failed pictures count as missing, not as wrong.
+    A metric that is a mean over tags does not exist without a verdict in each of them. Failed media
+    count as missing, not as wrong.
     """
     comparable = manifest["comparable"]
     expected = {
         (prompt, image) for prompt in metadata for image in range(comparable["images_per_prompt"])
     }
     known = [samples[key] for key in sorted(expected & samples.keys())]
-    judged = [sample for sample in known if sample["correct"] is not None]
-    subtasks = {task: share_right(_of(judged, task)) for task in TASKS if _of(judged, task)}
+    judged = [sample for sample in known if sample["scores"] is not None]
+    metrics = read_metrics(manifest)
+    tags = list(dict.fromkeys(record["tag"] for record in metadata.values()))
     counts = {
         "expected": len(expected),
         "generated": len(expected & set(generated)),
         "scored": len(judged),
         "failed": len(known) - len(judged),
     }
-    warnings = _warnings(counts, len(metadata), all_prompts, subtasks)
-    overall = {"overall": share_right(judged)} if len(subtasks) == len(TASKS) else {}
+    warnings = _warnings(counts, len(metadata), all_prompts, manifest["title"])
+    warnings += [
+        f"no {metric.name} score: nothing was judged in {', '.join(without)}"
+        for metric in metrics
+        if (without := missing_tags(metric, judged))
+    ]
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "status": ("partial" if warnings else "complete") if judged else "error",
         "task": comparable["task"],
         "task_version": comparable["task_version"],
         "model": manifest["model"],
-        "metrics": {name: as_metric(interval) for name, interval in overall.items()},
-        "subtasks": {name: as_metric(interval) for name, interval in subtasks.items()},
+        "metrics": {
+            metric.name: as_metric(mean(metric, rows), metric)
+            for metric in metrics
+            if (rows := of_metric(metric, judged)) and not missing_tags(metric, judged)
+        },
+        "subtasks": {
+            name: as_metric(mean(metric, rows), metric)
+            for name, metric, rows in by_tag(metrics, tags, judged)
+        },
         "n_samples": counts,
         "fingerprint": manifest["fingerprint"],
         "warnings": warnings,
     }
 
 
-def share_right(samples: Sequence[Sample]) -> Interval:
-    """Return the mean over tasks of the share of right pictures, prompts being the clusters."""
+def read_metrics(manifest: Mapping[str, Any]) -> list[Metric]:
+    """Return the metrics of an evaluation, the headline first."""
+    return [Metric(**(each | {"tags": tuple(each["tags"])})) for each in manifest["metrics"]]
+
+
+def of_metric(metric: Metric, samples: Iterable[Sample]) -> list[Sample]:
+    """Return the samples that say something about a metric."""
+    return [sample for sample in samples if metric.key in (sample["scores"] or {})]
+
+
+def by_tag(
+    metrics: Sequence[Metric], tags: Sequence[str], samples: Sequence[Sample]
+) -> list[tuple[str, Metric, list[Sample]]]:
+    """Return name, metric and samples of each subtask: the headline's have the tag's own name."""
+    found = []
+    for place, metric in enumerate(metrics):
+        if not metric.by_tag or (len(tags) == 1 and metric.over == "samples"):
+            continue
+        for tag in tags:
+            rows = of_metric(metric, (sample for sample in samples if sample["tag"] == tag))
+            if rows:
+                found.append((f"{tag}/{metric.name}" if place else tag, metric, rows))
+    return found
+
+
+def missing_tags(metric: Metric, samples: Iterable[Sample]) -> list[str]:
+    """Return the tags that a metric lacks, so that its value would be comparable to no other."""
+    seen = {sample["tag"] for sample in of_metric(metric, samples)}
+    return [tag for tag in metric.tags if tag not in seen]
+
+
+def weights_of(metric: Metric, samples: Sequence[Sample]) -> list[float]:
+    """Return how much each sample counts."""
+    return [float(sample.get("weights", {}).get(metric.key, 1)) for sample in samples]
+
+
+def mean(metric: Metric, samples: Sequence[Sample]) -> Interval:
+    """Return the mean of a metric, prompts being the clusters and tags the strata."""
     interval = stratified_mean(
-        [sample["correct"] for sample in samples],
+        [sample["scores"][metric.key] for sample in samples],
         [sample["prompt_index"] for sample in samples],
         [sample["tag"] for sample in samples],
+        weights=weights_of(metric, samples),
+        pooled=metric.over == "samples",
     )
+    share = (metric.lowest, metric.highest) == (0, 1)
     if interval.stderr > 0:
         return interval
+    if not share:  # one prompt alone says nothing about the spread
+        alone = interval.n_clusters < 2
+        return replace(interval, low=np.nan, high=np.nan, method="none") if alone else interval
     # all right or all wrong: resampling sees no spread where a few prompts prove little
-    bounds = wilson(interval.value * interval.n_clusters, interval.n_clusters)
-    return replace(interval, low=bounds.low, high=bounds.high, method="wilson")
+    ends = wilson(interval.value * interval.n_clusters, interval.n_clusters)
+    return replace(interval, low=ends.low, high=ends.high, method="wilson")
 
 
-def as_metric(interval: Interval) -> dict[str, Any]:
+def as_metric(interval: Interval, metric: Metric) -> dict[str, Any]:
     """Return an interval as results.json has it."""
+    bounded = metric.lowest is not None or metric.highest is not None
     return {
         "value": interval.value,
         "stderr": interval.stderr,
-        "ci95": [interval.low, interval.high],
+        "ci95": bounds(interval),
         "n": interval.n,
         "n_clusters": interval.n_clusters,
         "method": interval.method,
-        "higher_is_better": True,
-        "scale": [0.0, 1.0],
+        "higher_is_better": metric.higher_is_better,
+        "scale": [metric.lowest, metric.highest] if bounded else None,
     }
 
 
-def _of(samples: Sequence[Sample], task: str) -> list[Sample]:
-    return [sample for sample in samples if sample["tag"] == task]
+def bounds(interval: Interval) -> list[float] | None:
+    """Return the ends of an interval; None where nothing is known about them."""
+    return [interval.low, interval.high] if np.isfinite(interval.low) else None
 
 
-def _warnings(
-    counts: Mapping[str, int], prompts: int, all_prompts: int, subtasks: Mapping[str, Interval]
-) -> list[str]:
+def _warnings(counts: Mapping[str, int], prompts: int, all_prompts: int, title: str) -> list[str]:
     """Say everything that makes these results less than the whole benchmark."""
     warnings = []
     if prompts < all_prompts:
@@ -94,7 +148,5 @@ def _warnings(
     if missing := counts["expected"] - counts["generated"]:
         warnings.append(f"{missing} of {counts['expected']} pictures are missing")
     if counts["failed"]:
-        warnings.append(f"the detector failed on {counts['failed']} pictures; see samples.jsonl")
-    if without := [task for task in TASKS if task not in subtasks]:
-        warnings.append(f"no overall score: nothing was judged in {', '.join(without)}")
+        warnings.append(f"{title} failed on {counts['failed']} pictures; see samples.jsonl")
     return warnings

@@ -1,14 +1,31 @@
 """Two evaluations side by side, paired on prompt and seed."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vipo_cli.analysis.intervals import paired_difference
-from vipo_cli.benchmarks.geneval import TASKS
+import numpy as np
+
+from vipo_cli.analysis.intervals import paired_difference, wilson
+from vipo_cli.analysis.multiple import holm
+from vipo_cli.benchmarks import Metric
 from vipo_cli.errors import VipoError
+from vipo_cli.evaluation.aggregate import (
+    bounds,
+    by_tag,
+    missing_tags,
+    of_metric,
+    read_metrics,
+    weights_of,
+)
 from vipo_cli.evaluation.plan import differing
-from vipo_cli.evaluation.score import read_samples
+from vipo_cli.evaluation.score import Sample, read_samples
+
+Pair = tuple[Sample, Sample]
+"""What A and B made of the same prompt from the same seed."""
+OLDEST = 2
+"""The schema of the oldest evaluations that can be read."""
 
 
 def evaluation_folder(path: Path) -> Path:
@@ -17,69 +34,185 @@ def evaluation_folder(path: Path) -> Path:
     Raises:
         VipoError: there is no finished evaluation.
     """
+    folders = evaluation_folders(path).values()
+    return max(folders, key=lambda folder: (folder / "results.json").stat().st_mtime_ns)
+
+
+def evaluation_folders(path: Path) -> dict[str, Path]:
+    """Return the latest and fullest evaluation of each benchmark in a run, or the one given.
+
+    Raises:
+        VipoError: there is no finished evaluation.
+    """
     if path.name == "results.json" and path.is_file():
-        return path.parent
+        path = path.parent
     if (path / "results.json").is_file():
-        return path
-    found = [file.parent for file in path.glob("eval/*/results.json")]
-    if found:
-        return max(found, key=lambda folder: (folder.name.split("-")[:3], -len(folder.name)))
-    raise VipoError(
-        f"`{path}` holds no finished evaluation", hint=f"make one: vipo eval geneval {path}"
-    )
+        return {_task_of(path): path}
+    places = [
+        file.parent for file in (*path.glob("eval/*/results.json"), *path.glob("*/results.json"))
+    ]
+    places.sort(key=lambda place: (_step_of(place), -len(place.name)))
+    if not places:
+        raise VipoError(
+            f"`{path}` holds no finished evaluation",
+            hint=f"make one, for example: vipo eval geneval {path}",
+        )
+    return {_task_of(place): place for place in places}
+
+
+def _task_of(folder: Path) -> str:
+    return str(json.loads((folder / "results.json").read_text())["task"])
+
+
+def _step_of(folder: Path) -> int:
+    return int(json.loads((folder / "manifest.json").read_text())["step"] or 0)
 
 
 def compare(a: Path, b: Path) -> dict[str, Any]:
-    """Return how much better A is than B: overall and by task, with paired intervals.
+    """Return how much better A is than B, paired; of two runs in all benchmarks that both have.
 
     Raises:
         VipoError: the two are not comparable, or have no picture in common.
     """
-    folders = [evaluation_folder(path) for path in (a, b)]
-    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders]
-    if manifests[0]["fingerprint"] != manifests[1]["fingerprint"]:
-        names = differing(manifests[0]["comparable"], manifests[1]["comparable"])
+    ours, theirs = evaluation_folders(a), evaluation_folders(b)
+    shared = [task for task in ours if task in theirs]
+    if not shared:
         raise VipoError(
-            f"`{a}` and `{b}` cannot be compared: they differ in {', '.join(names)}",
-            details=[
-                f"{name}: {_nested(manifests[0], name)} and {_nested(manifests[1], name)}"
-                for name in names
-            ],
-            hint="evaluate both with the same version and options of `vipo eval geneval`",
+            f"`{a}` and `{b}` were not evaluated on the same benchmark",
+            details=[f"{place}: {', '.join(of)}" for place, of in ((a, ours), (b, theirs))],
+            hint=f"evaluate the other too: vipo eval {next(iter(ours))} {b}",
         )
+    each = {task: compare_task(ours[task], theirs[task]) for task in shared}
+    differences = {
+        f"{task}/{name}" if len(shared) > 1 else name: difference
+        for task, found in each.items()
+        for name, difference in found["differences"].items()
+    }
+    corrected = holm([difference["p_value"] for difference in differences.values()])
+    for difference, p_value in zip(differences.values(), corrected, strict=True):
+        difference["p_holm"] = float(p_value)
+    return {
+        "a": str(a),
+        "b": str(b),
+        "differences": differences,
+        "wins": {task: found["wins"] for task, found in each.items()},
+        "unpaired": sum(found["unpaired"] for found in each.values()),
+    }
+
+
+def compare_task(a: Path, b: Path) -> dict[str, Any]:
+    """Return how much better one evaluation is than another, with paired intervals.
+
+    Wins count prompts: A wins one where the mean over its media is better in the headline metric.
+
+    Raises:
+        VipoError: the two are not comparable, or have no picture in common.
+    """
+    manifests = [read_manifest(folder) for folder in (a, b)]
+    refuse_unlike(a, b, *manifests)
+    metrics = read_metrics(manifests[0])
     of_a, of_b = (
         {
             (sample["prompt"], sample["seed"], key): sample
             for key, sample in read_samples(folder / "samples.jsonl").items()
-            if sample["correct"] is not None
+            if sample["scores"] is not None
         }
-        for folder in folders
+        for folder in (a, b)
     )
     shared = sorted(of_a.keys() & of_b.keys(), key=lambda pair: pair[2])
     if not shared:
         raise VipoError(f"`{a}` and `{b}` have no judged picture in common")
-    pairs = [(of_a[key], of_b[key]) for key in shared]
-    tasks = {task: [pair for pair in pairs if pair[0]["tag"] == task] for task in TASKS}
-    differences = {task: _difference(members) for task, members in tasks.items() if members}
-    if len(differences) == len(TASKS):
-        differences = {"overall": _difference(pairs)} | differences
-    unpaired = len(of_a) + len(of_b) - 2 * len(shared)
-    return {"a": str(a), "b": str(b), "differences": differences, "unpaired": unpaired}
+    samples = [of_a[key] for key in shared]
+    partner = {id(of_a[key]): of_b[key] for key in shared}
+    tags = list(dict.fromkeys(sample["tag"] for sample in samples))
+    parts = [(each.name, each, of_metric(each, samples)) for each in metrics]
+    parts = [part for part in parts if part[2] and not missing_tags(part[1], samples)]
+    return {
+        "differences": {
+            name: _difference(metric, rows, partner)
+            for name, metric, rows in [*parts, *by_tag(metrics, tags, samples)]
+        },
+        "wins": _wins(metrics[0], of_metric(metrics[0], samples), partner),
+        "unpaired": len(of_a) + len(of_b) - 2 * len(shared),
+    }
 
 
-def _difference(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read what an evaluation was.
+
+    Raises:
+        VipoError: an older version wrote it.
+    """
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    if manifest["schema_version"] < OLDEST:
+        raise VipoError(
+            f"the evaluation in `{folder}` was made by an older version",
+            hint="make it again: its pictures are kept where the new one is told to find them",
+        )
+    return manifest
+
+
+def refuse_unlike(a: Path, b: Path, one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Refuse evaluations that differ in anything but the model.
+
+    Raises:
+        VipoError: they do; tells in what.
+    """
+    if one["fingerprint"] == other["fingerprint"]:
+        return
+    names = differing(one["comparable"], other["comparable"])
+    raise VipoError(
+        f"`{a}` and `{b}` cannot be compared: they differ in {', '.join(names)}",
+        details=[f"{name}: {_nested(one, name)} and {_nested(other, name)}" for name in names],
+        hint="evaluate both with the same version and options of the same benchmark",
+    )
+
+
+def _difference(
+    metric: Metric, samples: Sequence[Sample], partner: Mapping[int, Sample]
+) -> dict[str, Any]:
+    pairs = [
+        (one, other)
+        for one in samples
+        if (other := partner[id(one)]) and metric.key in other["scores"]
+    ]
     interval, p_value = paired_difference(
-        [one["correct"] for one, _ in pairs],
-        [other["correct"] for _, other in pairs],
+        [one["scores"][metric.key] for one, _ in pairs],
+        [other["scores"][metric.key] for _, other in pairs],
         [one["prompt_index"] for one, _ in pairs],
         [one["tag"] for one, _ in pairs],
+        weights=weights_of(metric, [one for one, _ in pairs]),
+        pooled=metric.over == "samples",
     )
     return {
         "value": interval.value,
-        "ci95": [interval.low, interval.high],
+        "ci95": bounds(interval),
         "p_value": p_value,
         "n": interval.n,
         "n_clusters": interval.n_clusters,
+    }
+
+
+def _wins(
+    metric: Metric, samples: Sequence[Sample], partner: Mapping[int, Sample]
+) -> dict[str, Any]:
+    """Count the prompts that A wins, ties and loses; a tie counts half in the rate."""
+    margins: dict[int, list[float]] = {}
+    sign = 1 if metric.higher_is_better else -1
+    for one in samples:
+        theirs = partner[id(one)]["scores"].get(metric.key)
+        if theirs is not None:
+            margins.setdefault(one["prompt_index"], []).append(one["scores"][metric.key] - theirs)
+    means = [sign * float(np.mean(of)) for of in margins.values()]
+    won, lost = sum(mean > 0 for mean in means), sum(mean < 0 for mean in means)
+    rate = wilson(won + (len(means) - won - lost) / 2, len(means))
+    return {
+        "metric": metric.name,
+        "won": won,
+        "tied": len(means) - won - lost,
+        "lost": lost,
+        "rate": rate.value,
+        "ci95": [rate.low, rate.high],
     }
 
 

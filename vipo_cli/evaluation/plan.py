@@ -3,41 +3,43 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from vipo_cli.benchmarks import Detector, detectors, prompt_sets
-from vipo_cli.benchmarks.geneval import task_version
-from vipo_cli.errors import DataError, VipoError
+from vipo_cli.benchmarks import Task, prompt_sets
+from vipo_cli.benchmarks.prompt_files import read_prompt_file
+from vipo_cli.errors import DataError, MissingWeights, VipoError
 from vipo_cli.evaluation.generate import PRECISIONS, Sampling
 from vipo_cli.evaluation.score import find_pictures
 from vipo_cli.evaluation.target import Target, picture_folders, target_fingerprint
+from vipo_cli.evaluation.tasks import find_task
+from vipo_cli.models import ModelSpec
 from vipo_cli.run import cache_home, fingerprint, write_json
 
 Metadata = Mapping[int, dict[str, Any]]
-"""GenEval's description of each prompt, by its number in the full prompt set."""
-
-IMAGES_PER_PROMPT = 2
-DETECTORS = {"geneval": "mask2former"}
-"""Which detector judges a prompt set, where it does not have the prompt set's own name."""
+"""What each prompt asks for, by its number in the full prompt set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user may choose; None leaves it to the model or the prompt set.
+    """What a user may choose; None leaves it to the model or the benchmark.
 
     Attributes:
+        prompt_set: which prompts: a registered set, or a file of the user's.
         images_per_prompt: pictures for each prompt.
-        prompts: only so many prompts of each task.
+        prompts: only so many prompts of each tag.
         seed: base seed of all pictures.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
         batch_size: pictures drawn at once.
         precision: floating-point type of the weights.
+        task: options of the benchmark itself.
     """
 
+    prompt_set: str | None = None
     images_per_prompt: int | None = None
     prompts: int | None = None
     seed: int = 0
@@ -45,6 +47,7 @@ class Options:
     guidance: float | None = None
     batch_size: int | None = None
     precision: str = "fp32"
+    task: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,84 +55,104 @@ class Plan:
     """One evaluation, settled.
 
     Attributes:
+        task: the benchmark.
         target: what is evaluated.
-        out: where everything goes.
+        out: where verdicts and results go.
+        pictures: where the pictures lie; other benchmarks on the same prompts share them.
         metadata: what the prompts ask for.
         all_prompts: number of prompts in the full set.
         images_per_prompt: pictures for each prompt.
         sampling: how pictures are drawn; None where they are finished already.
-        detector: who judges them.
         manifest: all of this as it is written to `manifest.json`.
     """
 
+    task: Task
     target: Target
     out: Path
+    pictures: Path
     metadata: Metadata
     all_prompts: int
     images_per_prompt: int
     sampling: Sampling | None
-    detector: Detector
     manifest: dict[str, Any]
 
-    @property
-    def pictures(self) -> Path:
-        """The folder in which the pictures lie."""
-        return self.target.pictures or self.out
 
+def make_plan(name: str, target: Target, options: Options, out: Path | None = None) -> Plan:
+    """Settle an evaluation.
 
-def plan_geneval(
-    target: Target,
-    options: Options,
-    *,
-    detector: str | None = None,
-    prompt_set: str | None = None,
-    out: Path | None = None,
-) -> Plan:
-    """Settle an evaluation of GenEval.
+    Args:
+        name: of the benchmark.
+        target: what is evaluated.
+        options: what the user chose.
+        out: where everything goes; None is into the run, the cache, or `eval-NAME`.
 
     Raises:
-        UnknownName: no such prompt set or detector.
-        VipoError: pictures of unknown prompts and no detector named.
+        UnknownName: no such benchmark or prompt set.
+        VipoError: options that do not fit, or prompts that the benchmark cannot judge.
     """
     if options.precision not in PRECISIONS:
         raise VipoError(f"unknown precision `{options.precision}`", hint=", ".join(PRECISIONS))
+    prompt_set = options.prompt_set
+    own: Metadata = {}
     if target.spec is None:
         own = _read_metadata(target)
         prompt_set = prompt_set or _prompt_set_of(own)
-        metadata = _full(prompt_set) if prompt_set else own
+        task = find_task(name, options.task, prompt_set or "")
     else:
-        prompt_set = prompt_set or target.spec.prompts
-        metadata = _full(prompt_set)
-    judge = _detector(target, detector, prompt_set)
-    chosen = first_of_each_task(metadata, options.prompts)
-    sampling, images_per_prompt = _sampling(target, options)
+        prompt_set = prompt_set or _world_of(target.spec)
+        task = find_task(name, options.task, prompt_set)
+        prompt_set = prompt_set or task.prompt_set
+    metadata = _full(prompt_set) if prompt_set else own
+    _refuse_unfit(task, prompt_set, metadata)
+    chosen = first_of_each_tag(metadata, options.prompts)
+    sampling, images_per_prompt = _sampling(target, options, task)
     comparable = {
-        "task": "geneval",
-        "task_version": task_version,
+        "task": task.name,
+        "task_version": task.version,
         "prompts": fingerprint(sorted(chosen.items())),
-        "detector": [judge.name, judge.fingerprint],
+        "judge": task.judge_fingerprint,
         "images_per_prompt": images_per_prompt,
         "sampling": _what_matters(sampling),
     }
-    weights = target_fingerprint(target)
     manifest = {
-        "schema_version": 1,
+        "schema_version": 2,
+        "title": task.title,
+        "metrics": [asdict(metric) for metric in task.metrics],
         "model": target.label,
         "base": target.base,
         "run": str(target.run) if target.run else None,
         "step": target.step,
-        "pictures": str(target.pictures.resolve()) if target.pictures else None,
-        "weights": weights,
+        "weights": target_fingerprint(target),
         "prompt_set": prompt_set,
-        "prompts_per_task": options.prompts,
+        "prompts_per_tag": options.prompts,
         "comparable": comparable,
         "fingerprint": fingerprint(comparable),
     }
-    if out is None:
-        names = _other_than_default(target, options, detector, prompt_set)
-        out = _default_out(target, manifest, names)
-    all_prompts = len(metadata)
-    return Plan(target, out, chosen, all_prompts, images_per_prompt, sampling, judge, manifest)
+    out, pictures = _places(target, task, options, manifest, out)
+    manifest["pictures"] = str(pictures.resolve()) if target.pictures else relpath(pictures, out)
+    return Plan(
+        task, target, out, pictures, chosen, len(metadata), images_per_prompt, sampling, manifest
+    )
+
+
+def _world_of(spec: ModelSpec) -> str | None:
+    """Return the prompts of a model that knows a world of its own, and no other."""
+    return None if spec.prompts == "geneval" else spec.prompts
+
+
+def _refuse_unfit(task: Task, prompt_set: str | None, metadata: Metadata) -> None:
+    """Refuse prompts that a benchmark cannot judge.
+
+    Raises:
+        VipoError: they lack what it needs to know.
+    """
+    for record in metadata.values():
+        if missing := [key for key in task.needs if key not in record]:
+            which = f"the prompts `{prompt_set}`" if prompt_set else "these prompts"
+            raise VipoError(
+                f"{task.title} cannot judge {which}: they do not say {', '.join(missing)}",
+                hint=f"its own prompts are --prompt-set {task.prompt_set}",
+            )
 
 
 def write_manifest(plan: Plan) -> None:
@@ -165,8 +188,8 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def first_of_each_task(metadata: Metadata, limit: int | None) -> Metadata:
-    """Keep the first prompts of each task; their numbers stay those of the full set."""
+def first_of_each_tag(metadata: Metadata, limit: int | None) -> Metadata:
+    """Keep the first prompts of each tag; their numbers stay those of the full set."""
     if limit is None:
         return metadata
     taken: dict[str, int] = {}
@@ -178,20 +201,49 @@ def first_of_each_task(metadata: Metadata, limit: int | None) -> Metadata:
     return kept
 
 
-def cache_folder(target: Target, manifest: Mapping[str, Any]) -> Path:
-    """Return where evaluations lie that several runs compare themselves with."""
-    key = fingerprint([manifest["comparable"], manifest["weights"]])
-    return cache_home() / "eval" / "geneval" / f"{_slug(target)}-{key}"
+def in_cache(plan: Plan) -> Plan:
+    """Return the same plan with its place in the cache, where several runs find it."""
+    home = cache_home() / "eval" / _slug(plan.target)
+    out = home / f"{plan.task.name}-{_key(plan.manifest)}"
+    pictures = plan.target.pictures or home / _pictures_name(plan.manifest, plan.target)
+    manifest = plan.manifest | {
+        "pictures": str(pictures.resolve()) if plan.target.pictures else relpath(pictures, out)
+    }
+    return replace(plan, out=out, pictures=pictures, manifest=manifest)
 
 
-def _default_out(target: Target, manifest: Mapping[str, Any], other_than_default: str) -> Path:
-    """Return where results go: into the run, for models by name into the cache, else beside."""
-    if target.run is not None:
-        return target.run / "eval" / f"geneval-step-{target.step:06d}{other_than_default}"
+def _places(
+    target: Target, task: Task, options: Options, manifest: Mapping[str, Any], out: Path | None
+) -> tuple[Path, Path]:
+    """Return where results and pictures go: into the run, the cache, or a folder beside.
+
+    The pictures of one model with the same settings lie together whatever judges them.
+    """
     by_name = target.spec is not None and target.lora is None and not Path(target.label).exists()
-    if by_name:
-        return cache_folder(target, manifest)
-    return Path(f"eval-{_slug(target)}{other_than_default}")
+    drawn = _pictures_name(manifest, target)
+    if out is not None:
+        home, name = out, "."
+    elif target.run is not None:
+        name = f"{task.name}-step-{target.step:06d}{_other_than_default(target, task, options)}"
+        home = target.run / "eval"
+    elif by_name:
+        home, name = cache_home() / "eval" / _slug(target), f"{task.name}-{_key(manifest)}"
+    else:
+        name = f"{task.name}{_other_than_default(target, task, options)}"
+        home = Path(f"eval-{_slug(target)}")
+    return home / name, target.pictures or home / drawn
+
+
+def _key(manifest: Mapping[str, Any]) -> str:
+    return fingerprint([manifest["comparable"], manifest["weights"], manifest["schema_version"]])
+
+
+def _pictures_name(manifest: Mapping[str, Any], target: Target) -> str:
+    """Name a folder by all that pictures depend on but the number of prompts and of pictures."""
+    step = "" if target.step is None else f"-step-{target.step:06d}"
+    prompts = re.sub(r"[^A-Za-z0-9._]+", "-", Path(str(manifest["prompt_set"])).stem)
+    key = fingerprint([manifest["weights"], manifest["comparable"]["sampling"], prompts])
+    return f"pictures{step}-{prompts}-{key[:8]}"
 
 
 def _slug(target: Target) -> str:
@@ -200,12 +252,10 @@ def _slug(target: Target) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-.")
 
 
-def _other_than_default(
-    target: Target, options: Options, detector: str | None, prompt_set: str | None
-) -> str:
+def _other_than_default(target: Target, task: Task, options: Options) -> str:
     """Spell out the settings that differ from their defaults, for a folder's name."""
     parts = []
-    if options.images_per_prompt not in (None, IMAGES_PER_PROMPT):
+    if options.images_per_prompt not in (None, task.images_per_prompt):
         parts.append(f"images{options.images_per_prompt}")
     if options.prompts is not None:
         parts.append(f"prompts{options.prompts}")
@@ -218,14 +268,13 @@ def _other_than_default(
         parts.append(f"guidance{options.guidance:g}")
     if options.precision != "fp32":
         parts.append(options.precision)
-    if spec and prompt_set not in (None, spec.prompts):
-        parts.append(str(prompt_set))
-    if detector is not None and detector != DETECTORS.get(prompt_set or "", prompt_set):
-        parts.append(detector)
+    if spec and options.prompt_set not in (None, _world_of(spec) or task.prompt_set):
+        parts.append(Path(str(options.prompt_set)).stem)
+    parts += [re.sub(r"[^A-Za-z0-9._]+", "-", str(value)) for value in options.task.values()]
     return "".join(f"-{part}" for part in parts)
 
 
-def _sampling(target: Target, options: Options) -> tuple[Sampling | None, int]:
+def _sampling(target: Target, options: Options, task: Task) -> tuple[Sampling | None, int]:
     """Return how pictures are drawn, and how many there are for each prompt."""
     if target.spec is None:
         assert target.pictures is not None
@@ -235,7 +284,7 @@ def _sampling(target: Target, options: Options) -> tuple[Sampling | None, int]:
         steps=options.steps or target.spec.sampling_steps,
         guidance=target.spec.guidance if options.guidance is None else options.guidance,
         seed=options.seed,
-        images_per_prompt=options.images_per_prompt or IMAGES_PER_PROMPT,
+        images_per_prompt=options.images_per_prompt or task.images_per_prompt,
         precision=options.precision,
         batch_size=options.batch_size,
     )
@@ -244,13 +293,14 @@ def _sampling(target: Target, options: Options) -> tuple[Sampling | None, int]:
 
 def settled(options: Options, plan: Plan) -> Options:
     """Fill in what a plan settled, so that another model is evaluated with the very same."""
+    prompt_set = plan.manifest["prompt_set"]
+    options = replace(options, prompt_set=prompt_set, images_per_prompt=plan.images_per_prompt)
     if plan.sampling is None:
-        return replace(options, images_per_prompt=plan.images_per_prompt)
+        return options
     return replace(
         options,
         steps=plan.sampling.steps,
         guidance=plan.sampling.guidance,
-        images_per_prompt=plan.images_per_prompt,
     )
 
 
@@ -264,17 +314,10 @@ def _what_matters(sampling: Sampling | None) -> dict[str, Any]:
 
 @cache
 def _full(prompt_set: str) -> Metadata:
+    """Return a prompt set by name, or the prompts of a file."""
+    if Path(prompt_set).suffix and Path(prompt_set).is_file():
+        return dict(enumerate(read_prompt_file(Path(prompt_set))))
     return dict(enumerate(prompt_sets[prompt_set]()))
-
-
-def _detector(target: Target, name: str | None, prompt_set: str | None) -> Detector:
-    """Load the detector that was named, or the one that belongs to the prompt set."""
-    if name is None and prompt_set is None:
-        raise VipoError(
-            f"the prompts of `{target.label}` belong to no known prompt set",
-            hint=f"name who judges them: --detector, one of {', '.join(detectors.names())}",
-        )
-    return detectors[name or DETECTORS.get(prompt_set or "", prompt_set or "")]()
 
 
 def _read_metadata(target: Target) -> Metadata:
@@ -285,13 +328,13 @@ def _read_metadata(target: Target) -> Metadata:
         file = folder / "metadata.jsonl"
         try:
             record = json.loads(file.read_text().splitlines()[0])
-            missing = [key for key in ("tag", "include", "prompt") if key not in record]
+            missing = [key for key in ("prompt",) if key not in record]
         except (ValueError, IndexError):
             problems.append(f"{file}: not a JSON line")
             continue
         if missing:
             problems.append(f"{file}: no {', '.join(missing)}")
-        metadata[int(folder.name)] = record
+        metadata[int(folder.name)] = {"tag": "all", **record}
     if problems:
         raise DataError(
             f"`{target.pictures}` is not in GenEval's layout",
@@ -306,7 +349,10 @@ def _read_metadata(target: Target) -> Metadata:
 def _prompt_set_of(metadata: Metadata) -> str | None:
     """Find the prompt set that these prompts, with these numbers, come from."""
     for name in prompt_sets.names():
-        full = _full(name)
+        try:
+            full = _full(name)
+        except MissingWeights:  # prompts that are not on this machine
+            continue
         if all(full.get(index) == record for index, record in metadata.items()):
             return name
     return None

@@ -3,17 +3,17 @@
 import json
 from collections import defaultdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from vipo_cli.reporting.pages import data_uri, page_template
 from vipo_cli.reporting.read import (
-    TASKS,
     Found,
     Key,
     read_baseline,
     read_evaluation,
     spread,
-    task_title,
+    tag_title,
 )
 from vipo_cli.run import writing
 
@@ -44,79 +44,108 @@ def write_report(folder: Path) -> Path:
 def _rows(
     found: Found, baseline: Found | None, differences: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the lines of the table: overall, then the tasks."""
+    """Return the lines of the table: the metrics, then the subtasks."""
+    metrics, of_base = _metrics(found), _metrics(baseline) if baseline else {}
+    spans = [_span(metric, of_base.get(name)) for name, metric in metrics.items()]
+    widest = min((low for low, _ in spans), default=0), max((high for _, high in spans), default=1)
     rows = []
-    for name in ("overall", *TASKS):
-        metric = _metric(found, name)
-        if metric is not None:
-            difference = differences.get(name)
-            rows.append(
-                {
-                    "title": task_title(name),
-                    "metric": metric,
-                    "base": _metric(baseline, name) if baseline else None,
-                    "difference": difference,
-                    "certain": difference is not None and _excludes_zero(difference["ci95"]),
-                }
-            )
+    for name, metric in metrics.items():
+        difference, base = differences.get(name), of_base.get(name)
+        bounded = metric["scale"] and None not in metric["scale"]
+        rows.append(
+            {
+                "title": tag_title(name),
+                "headline": name == found.headline.name,
+                "metric": metric,
+                "base": base,
+                "bar": _bar(metric, base, metric["scale"] if bounded else widest),
+                "difference": difference,
+                "certain": difference is not None and _excludes_zero(difference["ci95"]),
+            }
+        )
     return rows
 
 
-def _metric(found: Found, name: str) -> dict[str, Any] | None:
-    metric: dict[str, Any] | None = (found.results["metrics"] | found.results["subtasks"]).get(name)
-    return metric
+def _metrics(found: Found) -> dict[str, dict[str, Any]]:
+    metrics: dict[str, dict[str, Any]] = found.results["metrics"] | found.results["subtasks"]
+    return metrics
 
 
-def _excludes_zero(ci95: list[float]) -> bool:
-    return ci95[0] > 0 or ci95[1] < 0
+def _span(metric: dict[str, Any], base: dict[str, Any] | None) -> tuple[float, float]:
+    ends = [metric["value"], *(metric["ci95"] or ()), *([base["value"]] if base else ())]
+    return min(ends), max(ends)
+
+
+def _bar(
+    metric: dict[str, Any], base: dict[str, Any] | None, scale: tuple[float, float]
+) -> dict[str, float | None]:
+    """Return where the value, its interval and the baseline's value lie, in percent of a bar."""
+    low, high = scale
+    wide = (high - low) or 1.0
+    ends = metric["ci95"] or (metric["value"], metric["value"])
+    return {
+        "value": 100 * (metric["value"] - low) / wide,
+        "left": 100 * (ends[0] - low) / wide,
+        "width": 100 * (ends[1] - ends[0]) / wide,
+        "base": 100 * (base["value"] - low) / wide if base else None,
+    }
+
+
+def _excludes_zero(ci95: list[float] | None) -> bool:
+    return ci95 is not None and (ci95[0] > 0 or ci95[1] < 0)
 
 
 def _galleries(found: Found, baseline: Found | None) -> list[dict[str, Any]]:
-    """Choose prompts worth a look: gained and lost against the baseline, or right and wrong."""
-    shares = _shares(found)
+    """Choose prompts worth a look: gained and lost against the baseline, or best and worst."""
+    scores = _scores(found)
+    up = 1 if found.headline.higher_is_better else -1
     if baseline is not None:
-        before = _shares(baseline)
-        gains = {prompt: shares[prompt] - before[prompt] for prompt in shares if prompt in before}
+        before = _scores(baseline)
+        gains = {prompt: scores[prompt] - before[prompt] for prompt in scores if prompt in before}
         sides = [
-            ("Gained most", "prompts that the baseline got wrong more often", gains, 1),
-            ("Lost most", "prompts that the baseline got right more often", gains, -1),
+            ("Gained most", "prompts on which the baseline does worse", gains, up),
+            ("Lost most", "prompts on which the baseline does better", gains, -up),
         ]
     else:
-        centred = {prompt: share - 0.5 for prompt, share in shares.items()}
+        middle = median(scores.values()) if scores and not found.is_share else 0.5
+        centred = {prompt: score - middle for prompt, score in scores.items()}
         sides = [
-            ("Best prompts", "right most often", centred, 1),
-            ("Worst prompts", "wrong most often", centred, -1),
+            ("Best prompts", "those that are done best", centred, up),
+            ("Worst prompts", "those that are done worst", centred, -up),
         ]
     galleries = [
         {"title": title, "about": about, "cards": _cards(found, baseline, _top(found, by, sign))}
         for title, about, by, sign in sides
     ]
-    sampled = [prompt for task in TASKS for prompt, _ in spread(found.of_task(task), 2)]
-    evenly = "two prompts of each task, chosen by their number alone"
+    each = max(2, PER_GALLERY // max(1, len(found.tags)))
+    tags = found.tags[:PER_GALLERY]
+    sampled = [prompt for tag in tags for prompt, _ in spread(found.of_tag(tag), each)]
+    evenly = "chosen by their number alone, evenly over the kinds of prompts"
     galleries.append(
         {"title": "Unselected", "about": evenly, "cards": _cards(found, baseline, sampled)}
     )
     return galleries
 
 
-def _shares(found: Found) -> dict[int, float]:
-    """Return for each prompt the share of its judged pictures that are right."""
-    verdicts: dict[int, list[bool]] = defaultdict(list)
-    for (prompt, _), sample in sorted(found.samples.items()):
-        if sample["correct"] is not None:
-            verdicts[prompt].append(sample["correct"])
-    return {prompt: sum(of) / len(of) for prompt, of in verdicts.items()}
+def _scores(found: Found) -> dict[int, float]:
+    """Return for each prompt the mean headline score of its judged pictures."""
+    scores: dict[int, list[float]] = defaultdict(list)
+    for key in sorted(found.samples):
+        score = found.score(key)
+        if score is not None:
+            scores[key[0]].append(score)
+    return {prompt: sum(of) / len(of) for prompt, of in scores.items()}
 
 
 def _top(found: Found, scores: dict[int, float], sign: int) -> list[int]:
-    """Return the prompts of highest score above zero, taking turns between tasks at a tie."""
+    """Return the prompts of highest score above zero, taking turns between tags at a tie."""
     turns: dict[str, int] = defaultdict(int)
     order = []
     for prompt, score in scores.items():
         if sign * score > 0:
-            task = found.samples[_first(found, prompt)]["tag"]
-            order.append((-sign * score, turns[task], prompt))
-            turns[task] += 1
+            tag = found.samples[_first(found, prompt)]["tag"]
+            order.append((-sign * score, turns[tag], prompt))
+            turns[tag] += 1
     return [prompt for *_, prompt in sorted(order)[:PER_GALLERY]]
 
 
@@ -132,7 +161,7 @@ def _cards(found: Found, baseline: Found | None, prompts: list[int]) -> list[dic
         cards.append(
             {
                 "prompt": found.samples[keys[0]]["prompt"],
-                "task": task_title(found.samples[keys[0]]["tag"]),
+                "tag": tag_title(found.samples[keys[0]]["tag"]),
                 "sides": [
                     {"name": side.manifest["model"], "pictures": [_shown(side, k) for k in keys]}
                     for side in sides
@@ -143,9 +172,16 @@ def _cards(found: Found, baseline: Found | None, prompts: list[int]) -> list[dic
 
 
 def _shown(found: Found, key: Key) -> dict[str, Any]:
-    sample = found.samples.get(key, {"correct": None, "reason": "no verdict"})
-    source = data_uri(found.image(key))
-    return {"source": source, "correct": sample["correct"], "reason": sample["reason"]}
+    score = found.score(key)
+    sample = found.samples.get(key, {"reason": "no verdict"})
+    right = bool(score) if found.is_share and score is not None else None
+    said = found.verdict(key) or ("\u2713 right" if right else "\u2717")
+    return {
+        "source": data_uri(found.image(key)),
+        "right": right,
+        "said": said,
+        "reason": sample["reason"],
+    }
 
 
 def _recipe(found: Found) -> str | None:

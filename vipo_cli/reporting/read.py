@@ -7,13 +7,15 @@ from typing import Any
 
 from PIL import Image
 
-from vipo_cli.benchmarks.geneval import TASKS
+from vipo_cli.benchmarks import Metric
 from vipo_cli.errors import DataError, VipoError
 from vipo_cli.media import decode, media_bytes
 from vipo_cli.run import read_lines
 
 Key = tuple[int, int]
 """Number of the prompt, number of the picture among the prompt's."""
+OLDEST = 2
+"""The schema of the oldest evaluations that can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Found:
         manifest: what was asked for.
         results: as in results.json.
         samples: the verdicts.
+        headline: the metric by which prompts and media are shown as good or bad.
     """
 
     folder: Path
@@ -33,6 +36,28 @@ class Found:
     manifest: dict[str, Any]
     results: dict[str, Any]
     samples: dict[Key, dict[str, Any]]
+    headline: Metric
+
+    @property
+    def tags(self) -> list[str]:
+        """The kinds of prompts, in order."""
+        return list(dict.fromkeys(self.samples[key]["tag"] for key in sorted(self.samples)))
+
+    @property
+    def is_share(self) -> bool:
+        """Whether a medium is either right or wrong."""
+        return self.headline.key == "correct"
+
+    def score(self, key: Key) -> float | None:
+        """Return the headline score of a medium, or None where there is none."""
+        scores = self.samples.get(key, {}).get("scores") or {}
+        value = scores.get(self.headline.key)
+        return None if value is None else float(value)
+
+    def verdict(self, key: Key) -> str:
+        """Return what is said of a medium beside it: nothing where it is plainly right or wrong."""
+        score = self.score(key)
+        return "not judged" if score is None else "" if self.is_share else f"{score:.4g}"
 
     def picture(self, key: Key) -> bytes | None:
         """Return the bytes of a picture, or None where it is gone."""
@@ -48,9 +73,9 @@ class Found:
         except DataError:
             return Image.new("RGB", (32, 32), "#999")
 
-    def of_task(self, task: str) -> list[Key]:
-        """Return the pictures of a task that have a verdict, in order."""
-        return sorted(key for key, sample in self.samples.items() if sample["tag"] == task)
+    def of_tag(self, tag: str) -> list[Key]:
+        """Return the pictures of a kind of prompt that have a verdict, in order."""
+        return sorted(key for key, sample in self.samples.items() if sample["tag"] == tag)
 
 
 def read_evaluation(folder: Path) -> Found:
@@ -69,8 +94,13 @@ def read_evaluation(folder: Path) -> Found:
         ) from error
     except json.JSONDecodeError as error:
         raise DataError(f"the evaluation in `{folder}` is damaged: {error}") from error
+    if manifest["schema_version"] < OLDEST:
+        raise VipoError(
+            f"the evaluation in `{folder}` was made by an older version", hint="make it again"
+        )
     samples = {(line["prompt_index"], line["image_index"]): line for line in lines}
-    return Found(folder, Path(manifest["pictures"] or folder), manifest, results, samples)
+    headline = Metric(**manifest["metrics"][0])
+    return Found(folder, folder / manifest["pictures"], manifest, results, samples, headline)
 
 
 def read_baseline(folder: Path) -> tuple[dict[str, Any], Found | None]:
@@ -91,17 +121,6 @@ def spread(keys: list[Key], number: int) -> list[Key]:
     return [firsts[place * len(firsts) // number] for place in range(number)]
 
 
-def task_title(task: str) -> str:
-    """Return a task's name as people read it."""
-    return task.replace("_", " ").replace("attr", "attribution")
-
-
-__all__ = [
-    "TASKS",
-    "Found",
-    "Key",
-    "read_baseline",
-    "read_evaluation",
-    "spread",
-    "task_title",
-]
+def tag_title(tag: str) -> str:
+    """Return a kind of prompt as people read it."""
+    return tag.replace("_", " ").replace("attr", "attribution")

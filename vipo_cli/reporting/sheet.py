@@ -1,4 +1,4 @@
-"""A contact sheet: pictures of each task with their prompts and verdicts, the baseline's above."""
+"""A contact sheet: pictures of each kind of prompt with their verdicts, the baseline's above."""
 
 import re
 from pathlib import Path
@@ -7,13 +7,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vipo_cli.media import contact_sheet, enlarge
 from vipo_cli.reporting.read import (
-    TASKS,
     Found,
     Key,
     read_baseline,
     read_evaluation,
     spread,
-    task_title,
+    tag_title,
 )
 from vipo_cli.run import writing
 
@@ -23,7 +22,8 @@ STRIP = 48
 """Height of the strip below a picture that holds its prompt."""
 LABEL = 132
 """Width of the column that names task and model; cells under 128 pixels would be enlarged."""
-PER_TASK = 6
+PER_TAG = 6
+MOST_TAGS = 12
 _BREAKS = re.compile(r"(?<=[-/_])")
 INK, FAINT = "#1c1c22", "#6b6b76"
 RIGHT, WRONG, UNKNOWN = "#1a8f4c", "#d23c3c", "#8a8a94"
@@ -34,15 +34,13 @@ def write_sheet(folder: Path) -> Path:
     found = read_evaluation(folder)
     baseline = read_baseline(folder)[1]
     rows = []
-    for task in TASKS:
-        keys = spread(found.of_task(task), PER_TASK)
-        if not keys:
-            continue
+    for tag in found.tags[:MOST_TAGS]:
+        keys = spread(found.of_tag(tag), PER_TAG)
         if baseline is not None:
-            rows.append([_label(task, baseline), *(_cell(baseline, key) for key in keys)])
+            rows.append([_label(tag, baseline), *(_cell(baseline, key) for key in keys)])
             rows.append([_label("", found), *(_cell(found, key) for key in keys)])
         else:
-            rows.append([_label(task, found), *(_cell(found, key) for key in keys)])
+            rows.append([_label(tag, found), *(_cell(found, key) for key in keys)])
     sheet = contact_sheet(rows or [[_label("no pictures", found)]], gap=8)
     target = folder / "samples.png"
     with writing(target) as temporary:
@@ -58,15 +56,20 @@ def _cell(found: Found, key: Key) -> Image.Image:
     cell.paste(picture, ((PICTURE - picture.width) // 2, (PICTURE - picture.height) // 2))
     draw = ImageDraw.Draw(cell)
     sample = found.samples.get(key, {})
-    _mark(draw, sample.get("correct"))
     font = _font(11.5)
+    if found.is_share or found.score(key) is None:
+        _mark(draw, found.score(key))
+    else:
+        label = found.verdict(key)
+        draw.rectangle((0, 0, 8 + font.getlength(label), 17), fill=INK)
+        draw.text((4, 1), label, "white", font)
     lines = _wrap(str(sample.get("prompt", "")), font, PICTURE - 22)[:3]
     for number, line in enumerate(lines):
         draw.text((22, PICTURE + 4 + 14 * number), line, INK, font)
     return cell
 
 
-def _mark(draw: ImageDraw.ImageDraw, correct: bool | None) -> None:
+def _mark(draw: ImageDraw.ImageDraw, correct: float | None) -> None:
     """Draw a tick, a cross, or a dash where there is no verdict, that need no colour to be read."""
     left, top = 2, PICTURE + 4
     colour = UNKNOWN if correct is None else RIGHT if correct else WRONG
@@ -81,12 +84,12 @@ def _mark(draw: ImageDraw.ImageDraw, correct: bool | None) -> None:
         draw.line([(left + x, top + y) for x, y in stroke], "white", 2)
 
 
-def _label(task: str, found: Found) -> Image.Image:
-    """Draw the cell at the start of a row: the task, the model, and its score there."""
+def _label(tag: str, found: Found) -> Image.Image:
+    """Draw the cell at the start of a row: the kind of prompt and the model."""
     cell = Image.new("RGB", (LABEL, PICTURE + STRIP), "white")
     draw = ImageDraw.Draw(cell)
     top = 6
-    for line in _wrap(task_title(task), _font(16), LABEL - 12):
+    for line in _wrap(tag_title(tag), _font(16), LABEL - 12):
         draw.text((6, top), line, INK, _font(16))
         top += 20
     for line in _wrap(str(found.manifest["model"]), _font(12), LABEL - 12):

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -7,11 +8,12 @@ from PIL import Image
 from tests.painter import write_base, write_run
 from vipo_cli.errors import VipoError
 from vipo_cli.evaluation.compare import compare, evaluation_folder
-from vipo_cli.evaluation.geneval import evaluate
+from vipo_cli.evaluation.evaluate import evaluate
 from vipo_cli.evaluation.plan import Options
 from vipo_cli.run import finish
 
-QUICK = Options(prompts=4)
+QUICK = Options(prompts=4, prompt_set="shapes")
+SHAPES = Options(task={"detector": "shapes"})
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def run(tmp_path, base):
 
 
 def quick(target, **options):
-    return evaluate(str(target), QUICK, prompt_set="shapes", **options)
+    return evaluate("geneval", str(target), QUICK, **options)
 
 
 def lasting(results):
@@ -35,7 +37,7 @@ def lasting(results):
 def test_a_run_is_compared_with_its_base(run, painters, tmp_path):
     found = finish(quick(run))
     assert found.out == run / "eval" / "geneval-step-000500-prompts4-shapes"
-    assert found.baseline.parent == tmp_path / "cache" / "eval" / "geneval"
+    assert found.baseline.parent.parent == tmp_path / "cache" / "eval"
     assert found.results["n_samples"]["scored"] == 48
     overall = found.comparison["differences"]["overall"]
     assert overall["value"] > 0.1
@@ -89,7 +91,7 @@ def test_changed_weights_are_not_mixed_with_old_pictures(run, painters, tmp_path
     out = tmp_path / "out"
     finish(quick(run, baseline="none", out=out))
     with pytest.raises(VipoError, match="other seed"):
-        finish(evaluate(str(run), Options(prompts=4, seed=1), prompt_set="shapes", out=out))
+        finish(evaluate("geneval", str(run), replace(QUICK, seed=1), out=out))
     file = run / "checkpoints" / "step-000500" / "pytorch_lora_weights.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x00")
     with pytest.raises(VipoError, match="other weights"):
@@ -100,9 +102,10 @@ def test_finished_pictures_find_their_prompts(run, painters, tmp_path):
     made = finish(quick(run, baseline="none")).out
     pictures = tmp_path / "made"
     pictures.mkdir()
-    for folder in made.glob("0*"):
+    drawn = made / json.loads((made / "manifest.json").read_text())["pictures"]
+    for folder in drawn.glob("0*"):
         shutil.copytree(folder, pictures / folder.name)
-    found = finish(evaluate(str(pictures), QUICK, out=tmp_path / "judged"))
+    found = finish(evaluate("geneval", str(pictures), Options(prompts=4), out=tmp_path / "judged"))
     assert found.results["n_samples"] == {
         "expected": 48,
         "generated": 48,
@@ -113,7 +116,7 @@ def test_finished_pictures_find_their_prompts(run, painters, tmp_path):
     assert found.results["metrics"] == before["metrics"]
     assert not list(pictures.glob("*.json*"))  # nothing is written among them
     shutil.rmtree(pictures / "00002")
-    partial = finish(evaluate(str(pictures), QUICK, out=tmp_path / "again"))
+    partial = finish(evaluate("geneval", str(pictures), Options(prompts=4), out=tmp_path / "again"))
     assert "2 of 48 pictures are missing" in partial.results["warnings"]
 
 
@@ -124,18 +127,25 @@ def test_unknown_prompts_need_a_detector(tmp_path):
     record = {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a cat"}
     (folder / "metadata.jsonl").write_text(json.dumps(record) + "\n")
     with pytest.raises(VipoError, match="no known prompt set") as error:
-        finish(evaluate(str(tmp_path / "made")))
+        finish(evaluate("geneval", str(tmp_path / "made")))
     assert "--detector" in error.value.hint
-    found = finish(evaluate(str(tmp_path / "made"), detector="shapes", out=tmp_path / "out"))
+    found = finish(
+        evaluate(
+            "geneval",
+            str(tmp_path / "made"),
+            Options(task={"detector": "shapes"}),
+            out=tmp_path / "out",
+        )
+    )
     assert found.results["n_samples"]["expected"] == 1
     (folder / "metadata.jsonl").write_text("oops\n")
     with pytest.raises(VipoError, match="not in GenEval's layout"):
-        finish(evaluate(str(tmp_path / "made")))
+        finish(evaluate("geneval", str(tmp_path / "made")))
 
 
 def test_only_like_is_compared_with_like(run, base, painters, tmp_path):
     a = finish(quick(run)).out
-    b = finish(evaluate(str(run), Options(prompts=3, seed=3), prompt_set="shapes")).out
+    b = finish(evaluate("geneval", str(run), replace(QUICK, prompts=3, seed=3))).out
     with pytest.raises(VipoError, match="differ in prompts, seed") as error:
         compare(a, b)
     assert "seed: 0 and 3" in error.value.details

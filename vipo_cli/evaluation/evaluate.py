@@ -1,4 +1,4 @@
-"""GenEval from end to end: draw, judge, aggregate, and compare with the base model."""
+"""A benchmark from end to end: draw, judge, aggregate, and compare with the base model."""
 
 import json
 from dataclasses import dataclass, replace
@@ -14,8 +14,8 @@ from vipo_cli.evaluation.generate import generate, list_pictures
 from vipo_cli.evaluation.plan import (
     Options,
     Plan,
-    cache_folder,
-    plan_geneval,
+    in_cache,
+    make_plan,
     settled,
     write_manifest,
 )
@@ -31,6 +31,7 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
+        title: how reports call the benchmark.
         out: the folder that holds all of it.
         results: as in results.json.
         baseline: the folder of the baseline's evaluation, if there is one.
@@ -38,6 +39,7 @@ class Evaluation:
         comparison: how much better the target is than the baseline, paired.
     """
 
+    title: str
     out: Path
     results: dict[str, Any]
     baseline: Path | None = None
@@ -46,51 +48,46 @@ class Evaluation:
 
 
 def evaluate(
+    task: str,
     target: str,
     options: Options = Options(),  # noqa: B008 - frozen
     *,
     baseline: str | None = None,
     model: str | None = None,
-    detector: str | None = None,
-    prompt_set: str | None = None,
     out: Path | None = None,
 ) -> Work[Evaluation]:
-    """Evaluate a target on GenEval, continuing what was begun before in the same folder.
+    """Evaluate a target on a benchmark, continuing what was begun before in the same folder.
 
     Args:
+        task: name of the benchmark, of a reward, or a file that makes a benchmark.
         target: a run or checkpoint directory, a LoRA file, a pipeline, a model name, or pictures.
-        options: how pictures are drawn.
+        options: how pictures are drawn and judged.
         baseline: what to compare with; None is the model that the target was trained from, if
             that is known, and "none" is nothing.
         model: the model that a LoRA was trained on, where its file does not say.
-        detector: who judges; None is who belongs to the prompt set.
-        prompt_set: None is the model's own.
         out: where results go; None is into the run, the cache, or `eval-NAME`.
     """
     found = find_target(target, base=model)
-    plan = plan_geneval(found, options, detector=detector, prompt_set=prompt_set, out=out)
+    plan = make_plan(task, found, options, out)
     other = found.base if baseline is None else baseline
     against = None
     if other is not None and other != "none":
         # planned before the first picture is drawn, so that a wrong name costs no work
-        against = plan_geneval(
-            find_target(other, base=model),
-            settled(options, plan),
-            detector=plan.detector.name,
-            prompt_set=plan.manifest["prompt_set"],
-        )
+        against = make_plan(task, find_target(other, base=model), settled(options, plan))
         if against.target.run is None:  # the same base serves many runs
-            against = replace(against, out=cache_folder(against.target, against.manifest))
+            against = in_cache(against)
     results = yield from _evaluate(plan)
     if against is None:
-        return Evaluation(plan.out, results)
+        return Evaluation(plan.task.title, plan.out, results)
     yield from _evaluate(against)
     comparison = compare(plan.out, against.out)
     write_json(
         plan.out / "baseline.json",
         {"model": against.target.label, "folder": str(against.out.resolve()), **comparison},
     )
-    return Evaluation(plan.out, results, against.out, against.target.label, comparison)
+    return Evaluation(
+        plan.task.title, plan.out, results, against.out, against.target.label, comparison
+    )
 
 
 def _evaluate(plan: Plan) -> Work[dict[str, Any]]:
@@ -98,7 +95,7 @@ def _evaluate(plan: Plan) -> Work[dict[str, Any]]:
     write_manifest(plan)
     drawn, seeds, started = 0, {}, perf_counter()
     if plan.sampling is not None:
-        work = generate(plan.target, plan.metadata, plan.sampling, plan.out)
+        work = generate(plan.target, plan.metadata, plan.sampling, plan.pictures)
         drawn = yield from _labelled(work, plan.target.label)
         prompts = {index: str(record["prompt"]) for index, record in plan.metadata.items()}
         seeds = {
@@ -112,7 +109,7 @@ def _evaluate(plan: Plan) -> Work[dict[str, Any]]:
         if key[0] in plan.metadata and key[1] < plan.images_per_prompt
     }
     samples_file = plan.out / "samples.jsonl"
-    work = score(pictures, plan.metadata, seeds, plan.detector, samples_file)
+    work = score(pictures, plan.metadata, seeds, plan.task, samples_file)
     judged = yield from _labelled(work, plan.target.label)
     timing = {
         "generate_seconds": round(generated - started, 3),
