@@ -10,6 +10,7 @@ from vipo_cli.errors import UnknownName, VipoError
 from vipo_cli.evaluation.compare import compare
 from vipo_cli.evaluation.evaluate import evaluate
 from vipo_cli.evaluation.plan import Options
+from vipo_cli.evaluation.rank import rank_evaluations
 from vipo_cli.evaluation.score import find_pictures, read_samples, score
 from vipo_cli.evaluation.tasks import find_task
 from vipo_cli.reporting.html import write_report
@@ -179,3 +180,31 @@ def test_a_batch_that_fails_is_judged_one_by_one(tmp_path):
     again = Judge()
     assert finish(score(pictures, metadata, {}, again, lines)) == 2
     assert json.loads(lines.read_text().splitlines()[0])["image"]
+
+
+def test_several_evaluations_are_ranked(run, painters, tmp_path):
+    options = replace(QUICK, prompts=8)
+    finish(evaluate("geneval", str(run), options))
+    other = finish(evaluate("geneval", str(run), options, out=tmp_path / "o"))
+    ranked = rank_evaluations([run, other.out, other.baseline])
+    found = ranked["ranking"]["geneval"]
+    assert found["models"][-1]["name"] == str(other.baseline)
+    first, second, last = (each["strength"] for each in found["models"])
+    assert first["value"] == pytest.approx(second["value"])
+    assert last["value"] < -0.3
+    assert last["ci95"][0] < last["value"] < last["ci95"][1]
+    with pytest.raises(VipoError, match="named twice"):
+        rank_evaluations([run, run, other.out])
+    with pytest.raises(VipoError, match="cannot be ranked"):
+        rank_evaluations([run, other.out])
+
+
+def test_clips_are_drawn_and_judged(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIPO_CACHE", str(tmp_path))
+    options = Options(prompts=1, steps=2)
+    found = finish(evaluate("shapes-motion", "shapes-video", options))
+    assert found.results["n_samples"]["scored"] == 2
+    assert set(found.results["metrics"]) == {"overall", "object", "colour", "direction"}
+    assert "image/" in write_report(found.out).read_text()
+    with pytest.raises(VipoError, match="no detector"):
+        finish(evaluate("geneval", "shapes-video", options))

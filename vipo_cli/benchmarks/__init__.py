@@ -15,6 +15,7 @@ tasks: Registry[Callable[..., Task]] = Registry(
     "vipo.benchmarks",
     {
         "geneval": "vipo_cli.benchmarks.geneval:geneval",
+        "shapes-motion": "vipo_cli.shapes.motion_task:motion",
         "dpg": "vipo_cli.benchmarks.dpg:dpg_bench",
         "cvtg-2k": "vipo_cli.benchmarks.cvtg:cvtg_2k",
     },
@@ -30,6 +31,7 @@ prompt_sets: Registry[PromptSet] = Registry(
     "vipo.prompts",
     {
         "shapes": "vipo_cli.shapes.prompts:geneval_prompts",
+        "shapes-motion": "vipo_cli.shapes.motion_task:motion_prompts",
         "pickapic-test": "vipo_cli.benchmarks.prompt_lists:pickapic_test",
         "hpdv2": "vipo_cli.benchmarks.prompt_lists:hpdv2",
         "parti-prompts": "vipo_cli.benchmarks.prompt_lists:parti_prompts",

@@ -213,7 +213,7 @@ for _name, _task, _help in (
     ("aesthetic", "aesthetic", "Score how beautiful a model's pictures are, whatever the prompt."),
     ("clip", "clip", "Score how well a model's pictures fit their prompts, with CLIP."),
     ("dpg", "dpg", "Evaluate a model on DPG-Bench: long prompts, asked about piece by piece."),
-    ("cvtg", "cvtg", "Evaluate a model on CVTG-2K: can what it writes be read?"),
+    ("cvtg", "cvtg-2k", "Evaluate a model on CVTG-2K: can what it writes be read?"),
 ):
     _reward_command(_name, _task, _help)
 
@@ -258,23 +258,35 @@ def _as_asked(results: dict[str, Any], prompts: int | None) -> bool:
 
 @app.command(
     name="compare",
-    epilog="Example: vipo eval compare runs/poly-dpo runs/dpo --json",
+    epilog="Examples: vipo eval compare runs/poly-dpo runs/dpo --json | "
+    "vipo eval compare runs/poly-dpo runs/dpo runs/sipo",
 )
 def compare_command(
     a: Annotated[Path, typer.Argument(help="Evaluation folder or run directory.")],
-    b: Annotated[Path, typer.Argument(help="What to compare it with.")],
+    others: Annotated[
+        list[Path],
+        typer.Argument(metavar="B...", help="What to compare it with; several are ranked."),
+    ],
     fail_below: Annotated[
         float | None,
-        typer.Option(help="Exit with status 3 if A is not better overall by at least this."),
+        typer.Option(help="Exit with status 3 if A is not better than B by at least this."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare two evaluations, paired on prompt and seed."""
+    """Compare two evaluations, paired on prompt and seed, or rank several."""
     from vipo_cli.evaluation.compare import compare
+    from vipo_cli.evaluation.rank import rank_evaluations
 
     output = Output(json=json, quiet=quiet)
-    found = compare(a, b)
+    if len(others) > 1:
+        if fail_below is not None:
+            raise VipoError("--fail-below compares two evaluations, not several")
+        ranked = rank_evaluations([a, *others])
+        best = next(iter(ranked["ranking"].values()))["models"]
+        output.result(ranked, ranking_table(ranked), [each["name"] for each in best])
+        return
+    found = compare(a, others[0])
     output.result(found, comparison_table(found), [f"{overall_difference(found):+.4f}"])
     if found["unpaired"]:
         output.warn(f"{found['unpaired']} pictures have no counterpart and are left out")
@@ -347,6 +359,28 @@ def comparison_table(comparison: dict[str, Any]) -> str:
         )
     wins = [f"{wins_line(found)}" for found in comparison["wins"].values()]
     return "\n".join([*lines, "", _STAR, _HOLM, *wins])
+
+
+def ranking_table(ranked: dict[str, Any]) -> str:
+    """Lay rankings out for people, the strongest model first."""
+    lines = []
+    for task, found in ranked["ranking"].items():
+        lines += [f"{task}, by {found['metric']}: {found['n']} comparisons on a prompt each", ""]
+        width = max(len(each["name"]) for each in found["models"])
+        lines.append(f"{'':{width}}  strength  95 % interval     Elo")
+        for each in found["models"]:
+            strength = each["strength"]
+            value, between = strength["value"], _between(strength["ci95"], "+")
+            lines.append(f"{each['name']:{width}}    {value:+.3f}  {between}  {each['elo']:5.0f}")
+        lines.append("")
+        for each in found["ahead"]:
+            low, high = each["ci95"]
+            certain = "ahead of" if low > 0 or high < 0 else "not told from"
+            lines.append(
+                f"{each['a']} {certain} {each['b']}: {each['value']:+.3f} [{low:+.3f}, {high:+.3f}]"
+            )
+        lines.append("")
+    return "\n".join([*lines, "Strength: log odds of winning a prompt (Bradley and Terry)"])
 
 
 def wins_line(wins: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Two evaluations side by side, paired on prompt and seed."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ from vipo_cli.evaluation.aggregate import (
 from vipo_cli.evaluation.plan import differing
 from vipo_cli.evaluation.score import Sample, read_samples
 
-Pair = tuple[Sample, Sample]
-"""What A and B made of the same prompt from the same seed."""
 OLDEST = 2
 """The schema of the oldest evaluations that can be read."""
 
@@ -108,9 +106,28 @@ def compare_task(a: Path, b: Path) -> dict[str, Any]:
     Raises:
         VipoError: the two are not comparable, or have no picture in common.
     """
+    metrics, samples, unpaired = paired_samples(a, b)
+    tags = list(dict.fromkeys(sample["tag"] for sample in samples))
+    parts = [(each.name, each, of_metric(each, samples)) for each in metrics]
+    parts = [part for part in parts if part[2] and not missing_tags(part[1], samples)]
+    return {
+        "differences": {
+            name: _difference(metric, rows)
+            for name, metric, rows in [*parts, *by_tag(metrics, tags, samples)]
+        },
+        "wins": _wins(metrics[0], of_metric(metrics[0], samples)),
+        "unpaired": unpaired,
+    }
+
+
+def paired_samples(a: Path, b: Path) -> tuple[list[Metric], list[Sample], int]:
+    """Return the metrics, A's samples with B's scores as `theirs`, and how many have no partner.
+
+    Raises:
+        VipoError: the two are not comparable, or have no picture in common.
+    """
     manifests = [read_manifest(folder) for folder in (a, b)]
     refuse_unlike(a, b, *manifests)
-    metrics = read_metrics(manifests[0])
     of_a, of_b = (
         {
             (sample["prompt"], sample["seed"], key): sample
@@ -122,19 +139,8 @@ def compare_task(a: Path, b: Path) -> dict[str, Any]:
     shared = sorted(of_a.keys() & of_b.keys(), key=lambda pair: pair[2])
     if not shared:
         raise VipoError(f"`{a}` and `{b}` have no judged picture in common")
-    samples = [of_a[key] for key in shared]
-    partner = {id(of_a[key]): of_b[key] for key in shared}
-    tags = list(dict.fromkeys(sample["tag"] for sample in samples))
-    parts = [(each.name, each, of_metric(each, samples)) for each in metrics]
-    parts = [part for part in parts if part[2] and not missing_tags(part[1], samples)]
-    return {
-        "differences": {
-            name: _difference(metric, rows, partner)
-            for name, metric, rows in [*parts, *by_tag(metrics, tags, samples)]
-        },
-        "wins": _wins(metrics[0], of_metric(metrics[0], samples), partner),
-        "unpaired": len(of_a) + len(of_b) - 2 * len(shared),
-    }
+    samples: list[Sample] = [{**of_a[key], "theirs": of_b[key]["scores"]} for key in shared]
+    return read_metrics(manifests[0]), samples, len(of_a) + len(of_b) - 2 * len(shared)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -168,20 +174,14 @@ def refuse_unlike(a: Path, b: Path, one: dict[str, Any], other: dict[str, Any]) 
     )
 
 
-def _difference(
-    metric: Metric, samples: Sequence[Sample], partner: Mapping[int, Sample]
-) -> dict[str, Any]:
-    pairs = [
-        (one, other)
-        for one in samples
-        if (other := partner[id(one)]) and metric.key in other["scores"]
-    ]
+def _difference(metric: Metric, samples: Sequence[Sample]) -> dict[str, Any]:
+    samples = [sample for sample in samples if metric.key in sample["theirs"]]
     interval, p_value = paired_difference(
-        [one["scores"][metric.key] for one, _ in pairs],
-        [other["scores"][metric.key] for _, other in pairs],
-        [one["prompt_index"] for one, _ in pairs],
-        [one["tag"] for one, _ in pairs],
-        weights=weights_of(metric, [one for one, _ in pairs]),
+        [sample["scores"][metric.key] for sample in samples],
+        [sample["theirs"][metric.key] for sample in samples],
+        [sample["prompt_index"] for sample in samples],
+        [sample["tag"] for sample in samples],
+        weights=weights_of(metric, samples),
         pooled=metric.over == "samples",
     )
     return {
@@ -193,23 +193,27 @@ def _difference(
     }
 
 
-def _wins(
-    metric: Metric, samples: Sequence[Sample], partner: Mapping[int, Sample]
-) -> dict[str, Any]:
-    """Count the prompts that A wins, ties and loses; a tie counts half in the rate."""
+def outcomes(metric: Metric, samples: Sequence[Sample]) -> dict[int, int]:
+    """Return for each prompt whether A's media are better on average, 1, worse, -1, or alike, 0."""
     margins: dict[int, list[float]] = {}
-    sign = 1 if metric.higher_is_better else -1
-    for one in samples:
-        theirs = partner[id(one)]["scores"].get(metric.key)
+    for sample in samples:
+        theirs = sample["theirs"].get(metric.key)
         if theirs is not None:
-            margins.setdefault(one["prompt_index"], []).append(one["scores"][metric.key] - theirs)
-    means = [sign * float(np.mean(of)) for of in margins.values()]
-    won, lost = sum(mean > 0 for mean in means), sum(mean < 0 for mean in means)
-    rate = wilson(won + (len(means) - won - lost) / 2, len(means))
+            margin = sample["scores"][metric.key] - theirs
+            margins.setdefault(sample["prompt_index"], []).append(margin)
+    sign = 1 if metric.higher_is_better else -1
+    return {prompt: sign * int(np.sign(np.mean(of))) for prompt, of in margins.items()}
+
+
+def _wins(metric: Metric, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Count the prompts that A wins, ties and loses; a tie counts half in the rate."""
+    found = list(outcomes(metric, samples).values())
+    won, tied, lost = (found.count(outcome) for outcome in (1, 0, -1))
+    rate = wilson(won + tied / 2, len(found))
     return {
         "metric": metric.name,
         "won": won,
-        "tied": len(means) - won - lost,
+        "tied": tied,
         "lost": lost,
         "rate": rate.value,
         "ci95": [rate.low, rate.high],

@@ -1,7 +1,8 @@
-"""Pictures for prompts, each from a seed of its own, in GenEval's official layout."""
+"""Pictures or clips for prompts, each from a seed of its own, in GenEval's official layout."""
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from vipo_cli.errors import ModelError
 from vipo_cli.evaluation.target import Target
-from vipo_cli.media import encode_png
+from vipo_cli.media import encode_clip, encode_png
 from vipo_cli.models import Family, family_of, load_pipeline
 from vipo_cli.models.family import Condition
 from vipo_cli.models.lora_files import check_lora
 from vipo_cli.models.sample import fitting_batch_size, spatial_factor
 from vipo_cli.run import Progress, Work, writing
 
-PNG_END = b"IEND\xaeB`\x82"
+PNG_START, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
+LOSSLESS = 2**20
+"""Pixels of all frames up to which a clip is kept without loss, as animated PNG; larger ones are
+H.264."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -54,8 +57,13 @@ class Picture:
     seed: int
 
     def path(self, folder: Path) -> Path:
-        """Return where the picture lies below a folder."""
+        """Return where the picture lies below a folder; a clip as MP4 under the same name."""
         return folder / f"{self.prompt_index:05d}" / "samples" / f"{self.image_index:04d}.png"
+
+    def is_there(self, folder: Path) -> bool:
+        """Tell whether it lies below a folder, whole."""
+        file = self.path(folder)
+        return is_whole(file) or file.with_suffix(".mp4").is_file()
 
 
 def picture_seed(seed: int, prompt: str, image_index: int) -> int:
@@ -105,27 +113,24 @@ def generate(
     for index, record in metadata.items():
         _write_metadata(out / f"{index:05d}" / "metadata.jsonl", record)
     pictures = list_pictures(prompts, sampling)
-    missing = {picture for picture in pictures if not is_whole(picture.path(out))}
+    missing = {picture for picture in pictures if not picture.is_there(out)}
     if not missing:
         return 0
     yield Progress("load model", 0, 1)
     pipeline = load_target(target, sampling.precision)
     family = family_of(pipeline)
-    if family is not None and family.size.frames > 1:
-        raise ModelError(
-            f"`{target.label}` makes clips, and this benchmark judges pictures",
-            hint="vipo train writes sample clips to its run: samples/",
-        )
-    embed = _embedder(pipeline, family, sampling)
+    draw = _drawer(pipeline, family, sampling)
     done = len(pictures) - len(missing)
     yield Progress("generate", done, len(pictures))
     for batch in _batches(pictures, sampling.batch_size or _fitting(family)):
         if missing.isdisjoint(batch):
             continue
-        for picture, image in zip(batch, _draw(pipeline, batch, sampling, embed), strict=True):
+        for picture, data in zip(batch, draw(batch), strict=True):
             if picture in missing:
-                with writing(picture.path(out)) as temporary:
-                    temporary.write_bytes(encode_png(np.asarray(image.convert("RGB"))))
+                file = picture.path(out)
+                file = file if data.startswith(PNG_START) else file.with_suffix(".mp4")
+                with writing(file) as temporary:
+                    temporary.write_bytes(data)
                 done += 1
         yield Progress("generate", done, len(pictures))
     return len(missing)
@@ -144,6 +149,38 @@ def load_target(target: Target, precision: str = "fp32") -> Any:
         pipeline.to(PRECISIONS[precision])
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+Draw = Callable[[list[Picture]], list[bytes]]
+"""Draws the media of a batch."""
+
+
+def _drawer(pipeline: Any, family: Family | None, sampling: Sampling) -> Draw:
+    if family is not None and family.size.frames > 1:
+        return _clip_drawer(family, sampling)
+    embed = _embedder(pipeline, family, sampling)
+
+    def draw(batch: list[Picture]) -> list[bytes]:
+        images = _draw(pipeline, batch, sampling, embed)
+        return [encode_png(np.asarray(image.convert("RGB"))) for image in images]
+
+    return draw
+
+
+def _clip_drawer(family: Family, sampling: Sampling) -> Draw:
+    from vipo_cli.evaluation.clips import encode_mp4, frame_rate
+    from vipo_cli.models.draw import drawer
+
+    draw_pixels = drawer(family, steps=sampling.steps, guidance=sampling.guidance)
+    rate = frame_rate(family)
+
+    def draw(batch: list[Picture]) -> list[bytes]:
+        prompts, seeds = [each.prompt for each in batch], [each.seed for each in batch]
+        small = math.prod(family.size.shape) <= LOSSLESS
+        encode = encode_clip if small else encode_mp4
+        return [encode(pixels, rate) for pixels in draw_pixels(prompts, seeds)]
+
+    return draw
 
 
 Embed = Callable[[list[str]], dict[str, Any]]

@@ -18,7 +18,9 @@ def shapes_flow() -> ModelSpec:
 
 def shapes_video() -> ModelSpec:
     """Wan-shaped model of the embedded shapes world: clips of 9 frames, 32 px."""
-    return _spec("shapes-video", "shapes-video", sampling_steps=16, guidance=2.0)
+    return _spec(
+        "shapes-video", "shapes-video", sampling_steps=16, guidance=2.0, prompts="shapes-motion"
+    )
 
 
 def _spec(name: str, recipes: str, **sampling: Any) -> ModelSpec:
