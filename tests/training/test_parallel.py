@@ -67,10 +67,29 @@ def alone(tiny, tmp_path_factory):
     return run
 
 
+QUICK = ("lora", "rounds", "full-fsdp")
+"""Runs of every test session; the others are slow together."""
+
+
+def marked(names):
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 @pytest.fixture(scope="module")
-def together(tiny, tmp_path_factory):
-    """All runs on two processes, and what they found."""
-    return on_two(tmp_path_factory.mktemp("together"), tiny, [*RUNS, *SLICED])
+def quick(tiny, tmp_path_factory):
+    return on_two(tmp_path_factory.mktemp("quick"), tiny, QUICK)
+
+
+@pytest.fixture(scope="module")
+def others(tiny, tmp_path_factory):
+    names = [name for name in (*RUNS, *SLICED) if name not in QUICK]
+    return on_two(tmp_path_factory.mktemp("others"), tiny, names)
+
+
+@pytest.fixture
+def together(name, request):
+    """The runs on two processes of which the test's is one, and what they found."""
+    return request.getfixturevalue("quick" if name in QUICK else "others")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +125,7 @@ def share(processes, *words):
     assert [member.returncode for member in team] == [0] * processes, told[0] + told[1]
 
 
-@pytest.mark.parametrize("name", [*RUNS, *SLICED])
+@pytest.mark.parametrize("name", marked([*RUNS, *SLICED]))
 def test_two_processes_come_to_the_same_as_one(name, alone, together):
     folder, found = together
     one, two = alone(name), folder / name
@@ -121,7 +140,7 @@ def test_two_processes_come_to_the_same_as_one(name, alone, together):
         assert got[key] == pytest.approx(expected[key], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", [*RUNS, *SLICED])
+@pytest.mark.parametrize("name", marked([*RUNS, *SLICED]))
 def test_figures_are_those_of_all_records(name, alone, together):
     one, two = (
         [line for line in read_lines(run / "metrics.jsonl") if "loss" in line]
@@ -136,7 +155,7 @@ def test_figures_are_those_of_all_records(name, alone, together):
             assert got[key] == near or got[key] is expected[key], key
 
 
-@pytest.mark.parametrize("name", [name for name in STOPPED if name not in ZERO])
+@pytest.mark.parametrize("name", marked(name for name in STOPPED if name not in ZERO))
 def test_a_checkpoint_of_two_processes_goes_on_with_one(name, alone, together, tmp_path):
     run = shutil.copytree(together[0] / f"{name}-stopped", tmp_path / "run")
     assert checkpoint.latest(run).name == "step-000002"
@@ -145,7 +164,7 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one(name, alone, together, t
     assert_same(alone(name), run)
 
 
-@pytest.mark.parametrize("name", [name for name in STOPPED if name not in ZERO])
+@pytest.mark.parametrize("name", marked(name for name in STOPPED if name not in ZERO))
 def test_a_checkpoint_of_one_process_goes_on_with_two(name, alone, together):
     run = together[0] / f"{name}-begun"
     assert checkpoint.latest(run).name == "step-000003"
@@ -161,22 +180,21 @@ def test_deepspeed_comes_to_the_same(name, alone, with_deepspeed, tmp_path):
     test_a_checkpoint_of_one_process_goes_on_with_two(name, alone, with_deepspeed)
 
 
-def test_checkpoints_hold_the_same_tensors_however_weights_were_held(alone, together):
-    folder, _ = together
-    for name in ("lora-fsdp", "full-fsdp"):
-        one, two = (
-            load_file(checkpoint.latest(run) / "resume" / "state.safetensors")
-            for run in (alone(name), folder / name)
-        )
-        shapes = {name: value.shape for name, value in one.items()}
-        assert {name: value.shape for name, value in two.items()} == shapes
-        assert sum(name.startswith("optimizer.") for name in one) > 10
+@pytest.mark.parametrize("name", marked(["lora-fsdp", "full-fsdp"]))
+def test_checkpoints_hold_the_same_tensors_however_weights_were_held(name, alone, together):
+    one, two = (
+        load_file(checkpoint.latest(run) / "resume" / "state.safetensors")
+        for run in (alone(name), together[0] / name)
+    )
+    shapes = {name: value.shape for name, value in one.items()}
+    assert {name: value.shape for name, value in two.items()} == shapes
+    assert sum(name.startswith("optimizer.") for name in one) > 10
 
 
-def test_a_sliced_model_is_saved_whole_for_diffusers(together):
+def test_a_sliced_model_is_saved_whole_for_diffusers(quick):
     from diffusers import StableDiffusionPipeline
 
-    folder = checkpoint.latest(together[0] / "full-fsdp")
+    folder = checkpoint.latest(quick[0] / "full-fsdp")
     network = StableDiffusionPipeline.from_pretrained(folder).unet.state_dict()
     state = load_file(folder / "resume" / "state.safetensors")
     for name, value in network.items():
@@ -254,6 +272,7 @@ def test_killing_one_process_ends_the_other_and_loses_nothing_saved(started, tin
     assert_goes_on_as_if_nothing_had_happened(run, tiny, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_accelerate_launches_it_too(tiny, alone, tmp_path):
     method, settings = RUNS["lora"]
     settings = [f"--set={key}={value}" for key, value in (SMALL | settings).items()]
