@@ -14,6 +14,7 @@ METADATA = {
 MANIFEST = {
     "model": "some-model",
     "title": "GenEval",
+    "notes": [],
     "metrics": [asdict(metric) for metric in GenEval(None).metrics],
     "fingerprint": "0123456789abcdef",
     "comparable": {"task": "geneval", "task_version": "v", "images_per_prompt": 2},
@@ -38,7 +39,7 @@ def test_results_hold_what_the_contract_lists():
     results = aggregate(MANIFEST, METADATA, samples, samples, 60)
     assert set(results) == {
         "schema_version", "status", "task", "task_version", "model", "metrics", "subtasks",
-        "n_samples", "fingerprint", "warnings",
+        "n_samples", "fingerprint", "notes", "warnings",
     }  # fmt: skip
     assert (results["status"], results["warnings"]) == ("complete", [])
     assert list(results["subtasks"]) == list(TASKS)

@@ -46,7 +46,7 @@ def test_a_run_is_compared_with_its_base(run, painters, tmp_path):
     assert json.loads((found.out / "results.json").read_text()) == found.results
     assert set(found.results) == {
         "schema_version", "status", "task", "task_version", "model", "metrics", "subtasks",
-        "n_samples", "fingerprint", "environment", "timing", "warnings",
+        "n_samples", "fingerprint", "notes", "environment", "timing", "warnings",
     }  # fmt: skip
 
 

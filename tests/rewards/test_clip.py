@@ -8,7 +8,7 @@ from PIL import Image
 from vipo_cli.errors import MissingWeights, ModelError
 from vipo_cli.media import encode_png
 from vipo_cli.rewards import Reward, rewards
-from vipo_cli.rewards.clip import MEAN, SPREAD, clip_crop, pickscore_crop
+from vipo_cli.rewards.pixels import MEAN, SPREAD, clip_crop, pickscore_crop
 from vipo_cli.shapes.build import make_tokenizer
 
 PROMPTS = [
@@ -168,5 +168,6 @@ def test_missing_weights_name_the_download_and_its_size(name, repositories, monk
 def test_damaged_weights_are_a_users_error(folder, tmp_path):
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    make_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="cannot load the model"):
         rewards["clip"](path=str(tmp_path))

@@ -157,21 +157,24 @@ def _tables(
 
 
 def _refuse_unconnected(whole: NDArray[np.float64], names: Sequence[str]) -> None:
-    """Refuse what has no greatest likelihood: it needs a chain of wins or ties from each to each.
+    """Refuse what has no greatest likelihood: it needs a chain of wins from each model to each.
+
+    Ties will not do: of two models, one of which only wins or ties, any strength is made likelier
+    by a greater one together with a greater nu.
 
     Raises:
         ValueError: it is missing.
     """
     from scipy.sparse.csgraph import connected_components
 
-    beaten = (whole.sum(-1) > 0).astype(int)
+    met, beaten = (whole.sum(-1) > 0).astype(int), (whole[..., 0] > 0).astype(int)
     if not whole[..., 0].any():
         raise ValueError("all comparisons are ties: no model is ahead")
-    for connection, what in (
-        ("weak", "these groups of models were never compared"),
-        ("strong", "between these groups of models all comparisons went one way"),
+    for links, connection, what in (
+        (met, "weak", "these groups of models were never compared"),
+        (beaten, "strong", "between these groups of models one side never won"),
     ):
-        count, labels = connected_components(beaten, connection=connection)
+        count, labels = connected_components(links, connection=connection)
         if count > 1:
             groups = [
                 ", ".join(name for name, label in zip(names, labels, strict=True) if label == each)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from vipo_cli.benchmarks.detection import Detection, Detector
+from vipo_cli.benchmarks.detection import BatchDetector, Detection, Detector
 from vipo_cli.benchmarks.task import Asked, Metric, Task, Verdict
 from vipo_cli.registry import Registry
 
@@ -24,24 +24,31 @@ tasks: Registry[Callable[..., Task]] = Registry(
 detectors: Registry[Callable[..., Detector]] = Registry(
     "detector",
     "vipo.detectors",
-    {"shapes": "vipo_cli.shapes.detector:ShapesDetector"},
+    {
+        "shapes": "vipo_cli.shapes.detector:ShapesDetector",
+        "mask2former": "vipo_cli.benchmarks.mask2former:mask2former",
+    },
 )
 prompt_sets: Registry[PromptSet] = Registry(
     "prompt set",
     "vipo.prompts",
     {
         "shapes": "vipo_cli.shapes.prompts:geneval_prompts",
+        "geneval": "vipo_cli.data.geneval_prompts:geneval",
         "shapes-motion": "vipo_cli.shapes.motion_task:motion_prompts",
         "pickapic-test": "vipo_cli.benchmarks.prompt_lists:pickapic_test",
         "hpdv2": "vipo_cli.benchmarks.prompt_lists:hpdv2",
         "parti-prompts": "vipo_cli.benchmarks.prompt_lists:parti_prompts",
         "dpg": "vipo_cli.benchmarks.dpg_questions:dpg_prompts",
         "cvtg-2k": "vipo_cli.benchmarks.cvtg_prompts:cvtg_prompts",
+        "vbench": "vipo_cli.benchmarks.vbench:vbench_prompts",
+        "vbench2": "vipo_cli.benchmarks.vbench2:vbench2_prompts",
     },
 )
 
 __all__ = [
     "Asked",
+    "BatchDetector",
     "Detection",
     "Detector",
     "Metric",

@@ -31,6 +31,11 @@ SHRINK = 0.1
 """Share of both sizes that the offset between two objects loses before it counts."""
 DIRECTION_THRESHOLD = 0.5
 
+GEN_EVAL_METRICS = (
+    Metric("overall", score="correct", over="tags", tags=TASKS, lowest=0, highest=1),
+)
+"""The unweighted mean of the tasks' shares of right pictures, not the share of all pictures."""
+
 ColourOf = Callable[[Detection], str]
 
 DETECTORS = {"geneval": "mask2former"}
@@ -43,11 +48,20 @@ def geneval(
         str | None, Field(description="Who judges; by default who belongs to the prompts.")
     ] = None,
     prompts: Annotated[str, Field(description="The prompt set that is judged.")] = "geneval",
+    weights: Annotated[str | None, Field(description="The detector's checkpoint.")] = None,
+    clip: Annotated[
+        str | None, Field(description="Folder with the CLIP that names colours.")
+    ] = None,
+    device: Annotated[str | None, Field(description="Where the detector runs.")] = None,
+    precision: Annotated[
+        str | None, Field(description="What it computes in: fp32, bf16 or fp16.")
+    ] = None,
 ) -> Task:
     """GenEval (arXiv 2310.11513): are the objects there, as many, of the colour, where asked for?
 
     Raises:
-        VipoError: nobody is known who judges these prompts, and nobody is named.
+        VipoError: nobody is known who judges these prompts, and nobody is named; or who judges
+            does not take these options.
     """
     who = detector or DETECTORS.get(prompts, prompts)
     if detector is None and who not in detectors:
@@ -57,7 +71,16 @@ def geneval(
             else "the pictures' prompts belong to no known prompt set",
             hint=f"name who judges them: --detector, one of {', '.join(detectors.names())}",
         )
-    return GenEval(detectors[who]())
+    given = {"weights": weights, "clip": clip, "device": device, "precision": precision}
+    options = {name: value for name, value in given.items() if value is not None}
+    taken = detectors.parameters(who).model_fields
+    if unknown := [name for name in options if name not in taken]:
+        raise VipoError(
+            f"the detector `{who}` has no {', '.join(unknown)}",
+            hint=f"its options: {', '.join(taken) or 'none'}",
+        )
+    published = prompts == "geneval"
+    return GenEval(detectors[who](**options), images_per_prompt=4 if published else 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +91,10 @@ class GenEval:
     name: str = "geneval"
     title: str = "GenEval"
     version: str = task_version
-    metrics: tuple[Metric, ...] = (
-        Metric("overall", score="correct", over="tags", tags=TASKS, lowest=0, highest=1),
-    )
+    metrics: tuple[Metric, ...] = GEN_EVAL_METRICS
     prompt_set: str = "geneval"
     needs: tuple[str, ...] = ("include",)
+    notes: tuple[str, ...] = ()
     images_per_prompt: int = 2
 
     @property

@@ -68,8 +68,11 @@ def table(path: Path, text: str, separator: str) -> list[dict[str, str]]:
     Raises:
         DataError: rows of other lengths than the heading.
     """
-    quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting)
+    stream = io.StringIO(text, newline="")
+    if separator == ",":
+        reader = csv.reader(stream)
+    else:
+        reader = csv.reader(stream, delimiter=separator, quoting=csv.QUOTE_NONE)
     try:
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 Asked = Mapping[str, Any]
-"""One prompt of a prompt set: `prompt`, `tag` (its subtask), and what a judge needs to know."""
+"""One prompt of a prompt set: `prompt`, `tag` (its subtask), and what a judge needs to know.
+
+A judge is also told `image_index`, the medium's number among those of its prompt.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,11 @@ class Task(Protocol):
     @property
     def needs(self) -> Sequence[str]:
         """Return the keys that a prompt must have beside `prompt` and `tag`."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Return what a reader of the results must know, such as what they do not compare with."""
         ...
 
     @property

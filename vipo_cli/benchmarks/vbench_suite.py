@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from vipo_cli.benchmarks.sources import Published
 
+
 @dataclass(frozen=True, slots=True)
 class Dimension:
     """One thing that clips are judged by.

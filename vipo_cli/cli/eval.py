@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vipo_cli.cli import eval_setup
 from vipo_cli.cli.output import Json, Output, Quiet
 from vipo_cli.errors import Interrupted, VipoError
 
@@ -25,6 +26,13 @@ Target = Annotated[
         help="Run or checkpoint directory, LoRA file, diffusers folder, model name, hub id, "
         "or folder of finished pictures.",
     ),
+]
+OptionalTarget = Annotated[
+    str | None, typer.Argument(help="What to evaluate, as `vipo eval run --help` lists it.")
+]
+FromResults = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Results of the public script, instead of a target."),
 ]
 Images = Annotated[
     int | None,
@@ -113,11 +121,11 @@ def run_task(
     report, sheet = write_report(evaluation.out), write_sheet(evaluation.out)
     paths = {"out": evaluation.out, "report": report, "contact_sheet": sheet}
     document = results | paths | {"baseline": evaluation.comparison}
-    title = evaluation.title
-    table = results_table(title, results, evaluation.comparison, evaluation.baseline_model)
+    table = results_table(
+        evaluation.title, results, evaluation.comparison, evaluation.baseline_model
+    )
     output.result(document, table, [str(evaluation.out)])
-    for warning in results["warnings"]:
-        output.warn(warning)
+    _remarks(results, output)
     output.note(f"\nreport: {report}\ncontact sheet: {sheet}\nrun again: {command}")
     if not (wanted.allow_partial or _as_asked(results, wanted.prompts)):
         raise VipoError(
@@ -132,10 +140,12 @@ def run_task(
     "vipo eval geneval shapes-sd --images-per-prompt 4 --json"
 )
 def geneval(
-    target: Target,
+    target: OptionalTarget = None,
+    from_results: FromResults = None,
     detector: Annotated[
         str | None, typer.Option(help="Who judges.", show_default="the prompt set's")
     ] = None,
+    set_: Settings = None,
     images_per_prompt: Images = None,
     prompts: Prompts = None,
     seed: Seed = 0,
@@ -152,9 +162,81 @@ def geneval(
     quiet: Quiet = False,
 ) -> None:
     """Evaluate a model on GenEval: does it draw what the prompt asks for?"""
-    here = locals()
-    options = {} if detector is None else {"detector": detector}
-    run_task("geneval", target, _wanted(here), options, Output(json=json, quiet=quiet))
+    here, output = locals(), Output(json=json, quiet=quiet)
+    if from_results is not None:
+        show_results("geneval", from_results, _wanted(here), output)
+        return
+    options = _settings(set_) | ({} if detector is None else {"detector": detector})
+    run_task("geneval", _required(target), _wanted(here), options, output)
+
+
+@app.command(
+    epilog="Examples: vipo eval dpg runs/my-run | "
+    "vipo eval dpg --from-results dpg-bench_results.txt"
+)
+def dpg(
+    target: OptionalTarget = None,
+    from_results: FromResults = None,
+    official_quirks: Annotated[
+        bool,
+        typer.Option("--official-quirks", help="Reproduce the errors of the public script."),
+    ] = False,
+    set_: Settings = None,
+    images_per_prompt: Images = None,
+    prompts: Prompts = None,
+    seed: Seed = 0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    batch_size: BatchSize = None,
+    precision: Precision = "fp32",
+    prompt_set: PromptSet = None,
+    baseline: Baseline = None,
+    model: Model = None,
+    out: Out = None,
+    allow_partial: Partial = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate a model on DPG-Bench: long prompts, asked about piece by piece."""
+    here, output = locals(), Output(json=json, quiet=quiet)
+    if from_results is not None:
+        show_results("dpg", from_results, _wanted(here), output)
+        return
+    options = _settings(set_) | ({"rules": "official"} if official_quirks else {})
+    run_task("dpg", _required(target), _wanted(here), options, output)
+
+
+def _required(target: str | None) -> str:
+    if target is None:
+        raise typer.BadParameter("name what to evaluate, or give --from-results FILE")
+    return target
+
+
+def show_results(task: str, file: Path, wanted: Wanted, output: Output) -> None:
+    """Show what a public script found, with intervals.
+
+    Raises:
+        VipoError: it is not all there, unless that is accepted.
+    """
+    from vipo_cli.evaluation.from_results import evaluate_results
+
+    results, folder = evaluate_results(task, file, wanted.out)
+    table = results_table(task, results)
+    output.result(results | {"out": folder}, table, [str(folder)])
+    _remarks(results, output)
+    if not (wanted.allow_partial or results["status"] == "complete"):
+        raise VipoError(
+            f"`{file}` is not complete",
+            details=results["warnings"],
+            hint="accept it as it is with --allow-partial",
+        )
+
+
+def _remarks(results: dict[str, Any], output: Output) -> None:
+    for warning in results["warnings"]:
+        output.warn(warning)
+    for note in results["notes"]:
+        output.note(f"note: {note}")
 
 
 def _wanted(arguments: dict[str, Any]) -> Wanted:
@@ -212,7 +294,6 @@ for _name, _task, _help in (
     ("imagereward", "imagereward", "Score a model's pictures with ImageReward."),
     ("aesthetic", "aesthetic", "Score how beautiful a model's pictures are, whatever the prompt."),
     ("clip", "clip", "Score how well a model's pictures fit their prompts, with CLIP."),
-    ("dpg", "dpg", "Evaluate a model on DPG-Bench: long prompts, asked about piece by piece."),
     ("cvtg", "cvtg-2k", "Evaluate a model on CVTG-2K: can what it writes be read?"),
 ):
     _reward_command(_name, _task, _help)
@@ -418,3 +499,6 @@ def _between(ci95: list[float] | None, sign: str = "") -> str:
         return "unknown" + 7 * " "
     digits = 3 if max(map(abs, ci95)) < 10 else 2
     return f"{ci95[0]:{sign}.{digits}f} to {ci95[1]:{sign}.{digits}f}"
+
+
+eval_setup.register(app)

@@ -60,6 +60,7 @@ def aggregate(
         },
         "n_samples": counts,
         "fingerprint": manifest["fingerprint"],
+        "notes": manifest["notes"],
         "warnings": warnings,
     }
 

@@ -18,6 +18,7 @@ from vipo_cli.evaluation.target import Target, picture_folders, target_fingerpri
 from vipo_cli.evaluation.tasks import find_task
 from vipo_cli.models import ModelSpec
 from vipo_cli.run import cache_home, fingerprint, write_json
+from vipo_cli.weights import without_fetching
 
 Metadata = Mapping[int, dict[str, Any]]
 """What each prompt asks for, by its number in the full prompt set."""
@@ -117,6 +118,7 @@ def make_plan(name: str, target: Target, options: Options, out: Path | None = No
     manifest = {
         "schema_version": 2,
         "title": task.title,
+        "notes": list(task.notes),
         "metrics": [asdict(metric) for metric in task.metrics],
         "model": target.label,
         "base": target.base,
@@ -350,7 +352,8 @@ def _prompt_set_of(metadata: Metadata) -> str | None:
     """Find the prompt set that these prompts, with these numbers, come from."""
     for name in prompt_sets.names():
         try:
-            full = _full(name)
+            with without_fetching():
+                full = _full(name)
         except MissingWeights:  # prompts that are not on this machine
             continue
         if all(full.get(index) == record for index, record in metadata.items()):

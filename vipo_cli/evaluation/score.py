@@ -107,7 +107,8 @@ def _verdicts(
     """Judge what is to be judged together, or one by one where that fails; a text says why."""
     places = [place for place, each in enumerate(batch) if each.data is not None]
     media = [batch[place].data or b"" for place in places]
-    asked = [metadata[batch[place].key[0]] for place in places]
+    keys = [batch[place].key for place in places]
+    asked = [{**metadata[prompt], "image_index": image} for prompt, image in keys]
     found: list[Verdict | str] = [""] * len(batch)
     try:
         together = len(media) > 1

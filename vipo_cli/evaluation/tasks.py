@@ -14,6 +14,7 @@ from vipo_cli.benchmarks import Asked, Metric, Task, Verdict, tasks
 from vipo_cli.errors import UnknownName, VipoError
 from vipo_cli.registry import findings, parameters_of
 from vipo_cli.rewards import Reward, rewards
+from vipo_cli.rewards.official import with_backend
 
 Factory = Callable[..., Task]
 
@@ -33,6 +34,7 @@ class RewardTask:
     prompt_set: str = REWARD_PROMPTS
     version: str = "1"
     needs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     images_per_prompt: int = 1
     batch_size: int = 32
 
@@ -74,7 +76,9 @@ def find_task(name: str, options: Mapping[str, Any], prompts: str | None = None)
 
 
 def _reward_task(name: str, options: Mapping[str, Any]) -> RewardTask:
-    reward: Reward = _made(rewards[name], name, options)
+    backend = str(options.get("backend", "native"))
+    rest = {key: value for key, value in options.items() if key != "backend"}
+    reward: Reward = _made(with_backend(name, backend), name, rest)
     return RewardTask(reward, name, name, (Metric(name),), PROMPTS_OF.get(name, REWARD_PROMPTS))
 
 

@@ -113,7 +113,24 @@ def edit_distance(one: str, other: str) -> int:
 
 
 def _reward(name: str, backend: str, measure: Callable[[str, str], float]) -> Reward:
-    """Return a reward with the backend that is wanted.
+    chosen = find_reader(backend)
+    identity = fingerprint(
+        {"reward": name, "version": VERSION, "backend": chosen.name, "of": chosen.version}
+    )
+    return TextReward(name, identity, chosen.read, measure)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who reads, in which version, and how."""
+
+    name: str
+    version: str
+    read: Read
+
+
+def find_reader(backend: str = "auto") -> Reader:
+    """Return a reader of pictures.
 
     Raises:
         MissingWeights: none is installed.
@@ -125,10 +142,7 @@ def _reward(name: str, backend: str, measure: Callable[[str, str], float]) -> Re
             f"no OCR backend is installed: {' or '.join(wanted)}",
             hint='pip install "vipo[ocr]"; Tesseract needs pytesseract and its own program',
         )
-    identity = fingerprint(
-        {"reward": name, "version": VERSION, "backend": chosen, "of": _version(chosen)}
-    )
-    return TextReward(name, identity, READERS[chosen](), measure)
+    return Reader(chosen, _version(chosen), READERS[chosen]())
 
 
 def _version(backend: str) -> str:

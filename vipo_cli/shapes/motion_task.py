@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from vipo_cli.benchmarks import Asked, Metric, Task, Verdict
-from vipo_cli.media import read_frames
+from vipo_cli.clips import read_frames
 from vipo_cli.shapes.motion import TASKS, draw_clip_caption, judge_clip, parse_clip_caption
 
 SHARES = ("object", "colour", "direction")
@@ -46,6 +46,7 @@ class Motion:
     )
     prompt_set: str = "shapes-motion"
     needs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     images_per_prompt: int = 1
     batch_size: int = 1
 

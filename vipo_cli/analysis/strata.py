@@ -1,0 +1,90 @@
+"""How rewards agree in parts of a data set: by model, length of prompt, category, label, person."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vipo_cli.analysis.intervals import Interval
+from vipo_cli.analysis.shares import Shares, cells_of
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """A way to divide pairs.
+
+    Attributes:
+        names: of the parts, in the order in which to show them.
+        codes: of each pair, its part; -1 where that is unknown.
+    """
+
+    names: tuple[str, ...]
+    codes: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What was found in one part of the pairs.
+
+    Attributes:
+        pairs: those that every reward can judge.
+        unanimous: all rewards prefer the same medium.
+        unanimous_with_label: all prefer the winner.
+        outvoted: more of them prefer the loser than the winner.
+    """
+
+    pairs: int
+    unanimous: Interval
+    unanimous_with_label: Interval
+    outvoted: Interval
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "n": self.pairs,
+            **{
+                name: {"value": share.value, "ci95": [share.low, share.high]} if share.n else None
+                for name, share in (
+                    ("unanimous", self.unanimous),
+                    ("unanimous_with_label", self.unanimous_with_label),
+                    ("outvoted", self.outvoted),
+                )
+            },
+        }
+
+
+def divide(
+    strata: Mapping[str, Stratum],
+    measures: Mapping[str, NDArray[np.float64]],
+    clusters: NDArray[np.int64],
+) -> dict[str, dict[str, Part]]:
+    """Measure each part of each stratum that has two or more.
+
+    Args:
+        strata: of the pairs, by what they divide by.
+        measures: unanimous, unanimous_with_label and outvoted of each pair; NaN where unknown.
+        clusters: of each pair.
+    """
+    found = {}
+    for name, stratum in strata.items():
+        known = stratum.codes >= 0
+        codes = stratum.codes[known]
+        if (np.bincount(codes, minlength=1) > 0).sum() < 2:
+            continue
+        everything = bool(known.all())
+        cells = cells_of(clusters if everything else clusters[known], codes, len(stratum.names))
+        shares: dict[str, Shares] = {
+            measure: cells.shares(values if everything else values[known])
+            for measure, values in measures.items()
+        }
+        found[name] = {
+            part: Part(
+                int(shares["unanimous"].n[number]),
+                **{measure: each.interval(number) for measure, each in shares.items()},
+            )
+            for number, part in enumerate(stratum.names)
+            if shares["unanimous"].n[number]
+        }
+    return found

@@ -1,0 +1,1 @@
+"""Scripts that run inside the environments of upstream packages; nothing of vipo imports them."""
