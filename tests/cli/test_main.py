@@ -67,6 +67,10 @@ def test_every_example_is_a_command_that_can_be_given(path, example):
         assert context.command is command
 
 
+def test_the_verbs_are_described_as_they_describe_themselves():
+    assert {name: command.help.strip() for name, command in ROOT.commands.items()} == cli.VERBS
+
+
 def test_no_words_show_the_help(vipo):
     _, out, err = vipo()
     assert "Usage: vipo" in out + err

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vipo_cli.data import Record
+    from vipo_cli.evaluation.conflict import Look
     from vipo_cli.evaluation.target import Target
 
 app = typer.Typer(
@@ -33,7 +34,9 @@ def analyze() -> None:
 
 @app.command(
     epilog="Examples: vipo analyze conflict shapes --set kind=noisy   |   "
-    "vipo analyze conflict pickapic_v2 --path DIR --limit 5000 --json"
+    "vipo analyze conflict pickapic_v2 --path DIR --limit 5000 --json   |   "
+    "vipo analyze conflict pairs --out report   |   "
+    "vipo analyze conflict pairs --pairs pairs.parquet"
 )
 def conflict(
     data: Data,
@@ -43,28 +46,86 @@ def conflict(
         typer.Option(
             min=1,
             help="Only the first so many pairs.",
-            show_default="1000, or all where the data holds the scores",
+            show_default="1000, or all whose scores are known",
         ),
     ] = None,
     rewards: Annotated[
         str | None, typer.Option(metavar="A,B", help="Which rewards.", show_default="all at hand")
+    ] = None,
+    tie: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REWARD=X",
+            show_default=False,
+            help="Up to this margin a reward calls both equal; repeatable. Or noise: by as much as "
+            "margins change when pictures are saved again.",
+        ),
+    ] = None,
+    indifference: Annotated[
+        float, typer.Option(min=0, help="Of its median margin, what no dominance depends on.")
+    ] = 0.1,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Write what rewards say of each pair as Parquet, for vipo data filter --scores.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            show_default=False,
+            help="Folder for conflict.html, .json, .svg, .png and pairs.parquet.",
+        ),
     ] = None,
     settings: Settings = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Show how far reward models agree about pairs, with each other and with the labels."""
-    from vipo_cli.cli.show_conflict import conflict_text
+    from vipo_cli.cli.show_conflict import conflict_text, files_text, write_files
     from vipo_cli.evaluation.conflict import measure_conflict
+    from vipo_cli.evaluation.pair_table import write_pair_table
 
     output = Output(json=json, quiet=quiet)
-    pairs = open_source(data, settings, path, output)
+    look = _look(tie or [], indifference)
+    records = open_source(data, settings, path, output)
     wanted = [name.strip() for name in rewards.split(",") if name.strip()] if rewards else None
-    report = output.follow(measure_conflict(pairs, wanted=wanted, limit=limit))
+    report = output.follow(measure_conflict(records, wanted=wanted, limit=limit, look=look))
     name = describe(data, settings)
     document = {"data": name, **report.document()}
+    files: dict[str, Path] = {}
+    if out is not None:
+        files |= write_files(out, name, records, report, document)
+    if pairs is not None:
+        write_pair_table(pairs, report.table, name)
+        files["pairs"] = pairs
     share = f"{report.conflict.unanimous.share.value:.4f}"
-    output.result(document, conflict_text(name, report), [share])
+    if files:
+        document["files"] = {kind: str(file) for kind, file in files.items()}
+    text = conflict_text(name, report) + files_text(data, report, files)
+    output.result(document, text, [str(file) for file in files.values()] or [share])
+
+
+def _look(ties: list[str], indifference: float) -> "Look":
+    """Read how to look at margins."""
+    from vipo_cli.evaluation.conflict import Look
+
+    bands: dict[str, float] = {}
+    for text in ties:
+        if text == "noise":
+            continue
+        reward, _, number = text.rpartition("=")
+        try:
+            bands[reward.strip()] = float(number)
+        except ValueError:
+            bands[""] = 0.0
+        if "" in bands or not 0 <= bands[reward.strip()] < float("inf"):
+            raise typer.BadParameter(f"`{text}` is not REWARD=X, nor noise", param_hint="--tie")
+    return Look(bands, "noise" in ties, indifference)
 
 
 @app.command(
@@ -231,11 +292,12 @@ def _records(
     from vipo_cli.errors import VipoError
 
     if data is None and target.run is not None and not settings and path is None:
-        from vipo_cli.data.sources import open_pairs
+        from vipo_cli.data.sources import opening
         from vipo_cli.training.train import read_run
 
         own = read_run(target.run).data
-        return f"{own.name}, as in its recipe", open_pairs(own.name, own.parameters)
+        records = output.follow(opening(own.name, own.parameters))
+        return f"{own.name}, as in its recipe", records
     if data is None:
         if target.spec is None or target.spec.prompts != "shapes":
             raise VipoError(

@@ -116,14 +116,14 @@ def _scoring(
 ) -> "Work[Scoring]":
     from vipo_cli.building.scoring import score_records, score_stored
     from vipo_cli.data.lazy import first
-    from vipo_cli.data.sources import open_pairs
+    from vipo_cli.data.sources import opening
     from vipo_cli.data.stored import is_stored
 
     place = Path(data).expanduser()
     if place.is_dir() and is_stored(place):
-        return score_stored(place, names, folder, limit)
-    records = open_pairs(data, dict(map(setting, settings or [])))
-    return score_records(first(records, limit), names, folder)
+        return (yield from score_stored(place, names, folder, limit))
+    records = yield from opening(data, dict(map(setting, settings or [])))
+    return (yield from score_records(first(records, limit), names, folder))
 
 
 def generate(

@@ -42,11 +42,13 @@ def cache(
     Content names the cache: another model, size or type has another. One that was interrupted goes
     on where it was.
     """
+    from vipo_cli.data.sources import opening
     from vipo_cli.recipe import parse_settings, resolve_recipe
     from vipo_cli.training.precompute import fill, open_filling
 
     output = Output(json=json, quiet=quiet)
     resolved = resolve_recipe(recipe, model=model, data=data, settings=parse_settings(set_ or []))
+    output.follow(opening(resolved.data.name, resolved.data.parameters))  # tells how it goes
     filling = open_filling(resolved)
     output.note(
         f"{len(filling.records):,} records for {resolved.model.name}: "

@@ -22,6 +22,12 @@ ImporterSettings = Annotated[
 ]
 
 
+SAMPLES = (
+    "training reads prompt, medium and label of a sample; its scores and region map stay in the\n"
+    "data set, for vipo data stats, filter and export"
+)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to those of `vipo data`."""
     app.command(
@@ -103,5 +109,7 @@ def _imported_text(imported: "Imported") -> str:
     for reason, count in manifest["left_out"].items():
         where = ", ".join(imported.examples.get(reason, ()))
         lines.append(f"left out {count:,}: {reason}" + (f" ({where})" if where else ""))
+    if manifest["kind"] == "labelled sample":
+        lines.append(SAMPLES)
     lines += ["", f"next: vipo data check {folder}", f"      vipo train --data {folder}"]
     return "\n".join(lines)

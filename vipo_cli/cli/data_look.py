@@ -9,7 +9,7 @@ import typer
 
 from vipo_cli.cli.data_select import Against
 from vipo_cli.cli.output import Json, Output, Quiet
-from vipo_cli.cli.source import Data, Folder, Settings, describe, open_source
+from vipo_cli.cli.source import Data, Folder, Settings, describe, open_to_look_at
 
 if TYPE_CHECKING:
     from vipo_cli.data.check import Finding, Findings
@@ -54,10 +54,11 @@ def check(
     from vipo_cli.data.held_back import read_prompts
     from vipo_cli.data.lazy import dropped, first
     from vipo_cli.data.problems import option_of
+    from vipo_cli.data.stored import Candidates
 
     output = Output(json=json, quiet=quiet)
     held_back = read_prompts(against or [])
-    pairs = open_source(data, settings, path, output)
+    pairs = open_to_look_at(data, settings, path, output)
     work = check_pairs(first(pairs, limit), held_back, left_out_before(data))
     findings = output.follow(work)
     name = describe(data, settings)
@@ -68,9 +69,10 @@ def check(
         for finding in findings.found
         if finding.mend
     }
+    judged = not isinstance(pairs, Candidates)
     document = {
         "data": name,
-        "kind": findings.kind,
+        "kind": findings.kind if judged else "candidates",
         "pairs": findings.pairs,
         "serious": findings.serious,
         "dropped": dict(dropped(pairs)),
@@ -82,7 +84,8 @@ def check(
     serious = [finding for finding in findings.found if finding.serious]
     extra = [word for finding in serious for word in _against(finding, against)]
     at_once = mending(data, [*words, *extra], [finding.mend for finding in serious if finding.mend])
-    text = _findings_text(name, findings, commands, at_once if len(serious) > 1 else "")
+    at_once = at_once if len(serious) > 1 else ""
+    text = _findings_text(name, findings, commands, at_once, judged=judged)
     output.result(document, text, problems)
     if findings.serious:
         raise typer.Exit(3)
@@ -99,13 +102,15 @@ def stats(
     """Count pairs, prompts, categories, sizes, formats, models, annotators and scores."""
     from vipo_cli.data.lazy import dropped, first
     from vipo_cli.data.stats import statistics
+    from vipo_cli.data.stored import Candidates
 
     output = Output(json=json, quiet=quiet)
-    pairs = open_source(data, settings, path, output)
+    pairs = open_to_look_at(data, settings, path, output)
     found = output.follow(statistics(first(pairs, limit)))
     name = describe(data, settings)
     document = {"data": name, "dropped": dict(dropped(pairs)), **asdict(found)}
-    output.result(document, _statistics_text(name, found), [str(found.pairs)])
+    noun = _noun(found.kind, judged=not isinstance(pairs, Candidates))
+    output.result(document, _statistics_text(name, found, noun), [str(found.pairs)])
 
 
 def preview(
@@ -126,7 +131,7 @@ def preview(
     from vipo_cli.run import writing
 
     output = Output(json=json, quiet=quiet)
-    source = open_source(data, settings, path, output)
+    source = open_to_look_at(data, settings, path, output)
     count = min(pairs, len(source))
     rows = [number * len(source) // count for number in range(count)]
     if out.suffix.lower() in (".html", ".htm"):
@@ -148,10 +153,12 @@ def _against(finding: "Finding", against: Sequence[Path] | None) -> list[str]:
     return [f"--against={file}" for file in against or []] if leaked else []
 
 
-def _findings_text(name: str, findings: "Findings", commands: dict[str, str], at_once: str) -> str:
+def _findings_text(
+    name: str, findings: "Findings", commands: dict[str, str], at_once: str, *, judged: bool
+) -> str:
     from vipo_cli.data.problems import PROBLEMS
 
-    looked_at = f"{findings.pairs:,} {findings.kind}s"
+    looked_at = f"{findings.pairs:,} {_noun(findings.kind, judged=judged)}"
     lines = [f"{name}: {looked_at} looked at"]
     for finding in findings.found:
         weight = "SERIOUS" if finding.serious else "note"
@@ -167,17 +174,23 @@ def _findings_text(name: str, findings: "Findings", commands: dict[str, str], at
             lines.append(f"  mend: {command}")
         if finding.advice:
             lines.append(f"  {finding.advice}")
-    verdict = "not fit for training as it is" if findings.serious else "fit for training"
+    fit = "fit for training" if judged else "fit to make pairs of"
+    verdict = f"not {fit} as it is" if findings.serious else fit
     if at_once:
         verdict += f"; all that is serious at once:\n  {at_once}"
     return "\n".join([*lines, "", verdict])
 
 
-def _statistics_text(name: str, found: "Statistics") -> str:
+def _noun(kind: str, *, judged: bool) -> str:
+    """Return what several records are called."""
+    return f"{kind}s" if judged else "groups of candidates"
+
+
+def _statistics_text(name: str, found: "Statistics", noun: str) -> str:
     shortest, median, longest = found.prompt_characters
     rows: list[tuple[str, Any]] = [
         ("data", name),
-        (f"{found.kind}s", f"{found.pairs:,}"),
+        (noun, f"{found.pairs:,}"),
         *([("without a loser", f"{found.singles:,}")] if found.kind == "pair" else []),
         ("prompts", f"{found.prompts:,}"),
         ("prompt characters", f"{shortest} to {longest}, median {median}"),
@@ -201,7 +214,8 @@ def _statistics_text(name: str, found: "Statistics") -> str:
         rows += [(title if not number else "", line) for number, line in enumerate(shown)]
         if len(lines) > len(shown):
             rows.append(("", f"and {len(lines) - len(shown)} more"))
-    return "\n".join(f"{title:18} {value}" for title, value in rows)
+    width = max(18, len(noun))
+    return "\n".join(f"{title:{width}} {value}" for title, value in rows)
 
 
 def _counts(counts: dict[str, int]) -> list[str]:

@@ -253,15 +253,16 @@ def _open(
     limit: int | None,
     output: Output,
 ) -> "Entries":
-    from vipo_cli.data.entries import open_entries
+    from vipo_cli.data.entries import opening_entries
 
     parameters: dict[str, Any] = dict(map(setting, settings or []))
     if path is not None:
         parameters["path"] = path
-    entries = open_entries(data, parameters, limit)
+    entries = output.follow(opening_entries(data, parameters, limit))
     if entries.folder is None:
         for reason, count in entries.left_out.items():
-            output.note(f"left out {count:,} rows: {reason}")
+            if reason not in entries.unusable:  # else warned about
+                output.note(f"left out {count:,} rows: {reason}")
     return entries
 
 

@@ -16,9 +16,12 @@ EPILOG = (
     "vipo export runs/my-run --to kohya --out my-lora.safetensors   |   "
     "vipo export runs/my-run --show"
 )
+
+app = typer.Typer(rich_markup_mode=None)
 WIDTH = 18
 
 
+@app.command(epilog=EPILOG)
 def export(
     target: Annotated[
         str, typer.Argument(help="Run or checkpoint directory, or LoRA file of any naming.")

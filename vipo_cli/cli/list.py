@@ -7,7 +7,7 @@ import typer
 from vipo_cli.cli.output import Json, Output, Quiet
 
 app = typer.Typer(
-    help="List methods, models, data sets, importers, rewards, benchmarks and recipes.",
+    help="List what has a name: methods, models, data sets, rewards, benchmarks and more.",
     epilog="Example: vipo list methods poly-dpo",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -63,6 +63,32 @@ def importers(name: Name = None, json: Json = False, quiet: Quiet = False) -> No
     from vipo_cli.data.importers import importers
 
     _show(importers, name, Output(json=json, quiet=quiet))
+
+
+@app.command(epilog="Examples: vipo list categories   |   vipo list categories text-rendering")
+def categories(name: Name = None, json: Json = False, quiet: Quiet = False) -> None:
+    """List the categories that vipo data build makes pairs for, or how pairs of one are made."""
+    from vipo_cli.building.categories import NAMES, find_category
+
+    output = Output(json=json, quiet=quiet)
+    if name is None:
+        output.entries({each: _category_line(each) for each in NAMES})
+        return
+    found = find_category(name)
+    changes = [f"perturbs: {', '.join(found.changes)}"] if found.changes else []
+    agreed = (
+        f"agreed with people on {found.agreement.judge:g} % of pairs in the paper's study, "
+        f"one person on {found.agreement.person:g} %"
+    )
+    text = [_category_line(name), *changes, agreed, "", found.rubric.strip()]
+    output.result(found.model_dump(mode="json"), "\n".join(text), [name])
+
+
+def _category_line(name: str) -> str:
+    from vipo_cli.building.categories import find_category
+
+    found = find_category(name)
+    return f"{found.media}s, by {found.by}: {found.rubric.partition('?')[0].strip()}?"
 
 
 @app.command(epilog="Example: vipo list rewards")

@@ -1,6 +1,7 @@
 """The arguments by which commands name data, and the one way from these to records."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,18 +39,37 @@ Folder = Annotated[
 ]
 
 
+UNJUDGED = (
+    "nobody has judged these candidates: they stand in no order, and cannot be trained on;\n"
+    "vipo data build makes pairs of them"
+)
+
+
+def open_to_look_at(
+    data: str, settings: list[str] | None, path: str | None, output: Output
+) -> "Sequence[Record]":
+    """Open the records that a command names, or candidates that are none yet."""
+    from vipo_cli.data.stored import is_stored, open_candidates
+
+    place = Path(data).expanduser()
+    if place.is_dir() and is_stored(place) and (candidates := open_candidates(place)) is not None:
+        output.note(UNJUDGED)
+        return candidates
+    return open_source(data, settings, path, output)
+
+
 def open_source(
     data: str, settings: list[str] | None, path: str | None, output: Output
 ) -> "Sequence[Record]":
     """Open the records that a command names, and tell which rows of the source are none."""
-    from vipo_cli.data.lazy import dropped
-    from vipo_cli.data.sources import open_pairs
+    from vipo_cli.data.lazy import decided
+    from vipo_cli.data.sources import opening
 
     parameters = dict(map(setting, settings or []))
     if path is not None:
         parameters["path"] = path
-    pairs = open_pairs(data, parameters)
-    for reason, count in dropped(pairs).items():
+    pairs = output.follow(opening(data, parameters))
+    for reason, count in decided(pairs).items():
         output.note(f"left out {count:,} rows: {reason}")
     return pairs
 

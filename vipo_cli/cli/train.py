@@ -33,6 +33,8 @@ EPILOG = (
     "vipo train --resume runs/shapes-sd-poly-dpo-1"
 )
 
+app = typer.Typer(rich_markup_mode=None)
+
 
 SHOWN = 5
 """How many broken pairs, and how many alarms, are named."""
@@ -40,6 +42,7 @@ AUTO = "auto"
 """The value of --alpha that leaves the choice to an analysis of the data."""
 
 
+@app.command(epilog=EPILOG)
 def train(
     recipe: Annotated[
         str | None, typer.Option(help="Shipped recipe or YAML file to start from.")
@@ -125,10 +128,10 @@ def _number(alpha: str | None) -> float | None:
 
 def _alpha_of(recipe: "Recipe", output: Output) -> float:
     """Choose alpha by how far rewards and labels of the data agree, and say why."""
-    from vipo_cli.data.sources import open_pairs
+    from vipo_cli.data.sources import opening
     from vipo_cli.errors import RecipeError
     from vipo_cli.evaluation.conflict import measure_conflict
-    from vipo_cli.training.devices import after_main, on_main, start_accelerator
+    from vipo_cli.training.devices import main_first, on_main, start_accelerator
 
     if recipe.objective.method != "poly-dpo":
         raise RecipeError(
@@ -137,7 +140,8 @@ def _alpha_of(recipe: "Recipe", output: Output) -> float:
             hint="add --method poly-dpo, or give a number",
         )
     start_accelerator(recipe)
-    pairs = after_main(partial(open_pairs, recipe.data.name, recipe.data.parameters))
+    source = partial(opening, recipe.data.name, recipe.data.parameters)
+    pairs = output.follow(main_first(source))
     found = output.follow(on_main(measure_conflict(pairs))).conflict
     output.note(
         f"alpha   {found.alpha:g}, chosen by a heuristic of vipo, not the paper's: {found.advice}"
