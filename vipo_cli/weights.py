@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ class Source:
     @property
     def page(self) -> str:
         """Return how people call the place that it comes from."""
-        return self.repository or self.files[0].url or self.name
+        return self.repository or self.name
 
 
 def _tokenizer(*extra: File) -> tuple[File, ...]:
@@ -292,7 +292,9 @@ def find_all(names: Sequence[str], path: str | Path | None = None) -> tuple[dict
         for source, folder in zip(sources, folders, strict=True)
         if not is_here(source, folder)
     ]
-    if absent and (not may_fetch() or any(source.note for source in absent)):
+    by_hand = any(source.note for source in absent)
+    hub = any(source.repository for source in absent)
+    if absent and (by_hand or not may_fetch() or (hub and not _hub_answers())):
         raise missing(*absent)
     return tuple(find(source, folder) for source, folder in zip(sources, folders, strict=True))
 
@@ -314,16 +316,24 @@ def may_fetch() -> bool:
 
 def missing(*sources: Source) -> MissingWeights:
     """Return the error that names files which are not here, their sizes and how to get them."""
+    names = dict.fromkeys(source.repository or source.name for source in sources)
     return MissingWeights(
-        f"the weights of {' and '.join(f'`{source.page}`' for source in sources)} are not on this "
+        f"the weights of {' and '.join(f'`{name}`' for name in names)} are not on this "
         f"machine ({size(sum(source.bytes for source in sources))})",
         details=[
             f"{file.name} ({size(file.bytes)}, {source.licence})"
             for source in sources
             for file in source.files
         ],
-        hint=f"where there is a network: {' && '.join(map(command, sources))}",
+        hint=f"where there is a network: {_joined(sources)}",
     )
+
+
+def _joined(sources: Sequence[Source]) -> str:
+    """Return the commands that fetch sources as one, and what is to be done by hand after it."""
+    commands = [command(source) for source in sources if not source.note]
+    notes = [source.note for source in sources if source.note]
+    return "; then ".join([*([" && ".join(commands)] if commands else []), *notes])
 
 
 def command(source: Source, folder: str | Path | None = None) -> str:
@@ -400,10 +410,22 @@ def _converted(file: Path, section: str | None) -> Path:
 
     target = converted_file(file)
     if not target.is_file():
-        tensors = {name: value.contiguous().clone() for name, value in _unpickle(file, section)}
+        tensors = _apart(_unpickle(file, section))
         with writing(target) as temporary:
             save_file(tensors, temporary)
     return target
+
+
+def _apart(tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Copy tensors that share memory, as safetensors wants it; the others may be too large to."""
+    met: set[int] = set()
+    found = {}
+    for name, value in tensors:
+        storage = value.untyped_storage()
+        alone = storage.nbytes() == value.nbytes and storage.data_ptr() not in met
+        met.add(storage.data_ptr())
+        found[name] = value.contiguous() if alone else value.clone().contiguous()
+    return found
 
 
 class _Husk:
@@ -536,6 +558,8 @@ def _from_hub(source: Source) -> dict[str, Path]:
         OfflineModeIsEnabled,
     )
 
+    if not _hub_answers():
+        raise missing(source)
     found: dict[str, Path] = {}
     for file in source.files:
         try:
@@ -548,6 +572,22 @@ def _from_hub(source: Source) -> dict[str, Path]:
         except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
             raise missing(source) from error
     return found
+
+
+def _hub_answers() -> bool:
+    """Ask the hub, or its mirror, once; its own library asks six times over half a minute."""
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    from huggingface_hub import constants
+
+    try:
+        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=10):
+            return True
+    except HTTPError:
+        return True
+    except OSError:
+        return False
 
 
 def _download(source: Source, file: File) -> Path:

@@ -233,8 +233,10 @@ def test_without_weights_one_sentence_says_what_is_missing(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(MissingWeights) as error:
         detectors["mask2former"]()
-    assert "openmmlab" in str(error.value)
-    assert "openai/clip-vit-large-patch14" in str(error.value)
+    assert error.value.message.startswith(
+        "the weights of `mask2former` and `openai/clip-vit-large-patch14` are not on this machine"
+    )
+    assert "https://download.openmmlab.com/mmdetection/v2.0/mask2former" in error.value.hint
 
 
 def named(network, least_score=0.3):

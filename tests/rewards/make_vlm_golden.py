@@ -4,8 +4,8 @@
 
 run with transformers 4.45.2, peft 0.13.2 and torchvision 0.28.0. HPSV3 is the folder `hpsv3` of the
 unpacked wheel of hpsv3 1.0.0, VIDEOALIGN a checkout of KwaiVGI/VideoAlign at 219ab9d. Only the
-packages that neither model needs (trl, datasets, pandas, matplotlib, tensorboard) are stood in for, and
-decord by a reader of frames that are in memory.
+packages that neither model needs (trl, datasets, pandas, matplotlib, tensorboard) are stood in for,
+and decord by a reader of frames that are in memory.
 """
 
 import importlib.util
@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 from unittest.mock import MagicMock
 
 import torch
@@ -23,21 +24,21 @@ LIBRARY = torch.library.Library("torchvision", "DEF")
 LIBRARY.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 LIBRARY.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-import random_qwen2vl as given
-import torchvision
-import transformers
-import transformers.trainer
-from peft import LoraConfig, get_peft_model
-from PIL import Image
-from transformers import Qwen2TokenizerFast, Qwen2VLConfig, Qwen2VLImageProcessor, Qwen2VLProcessor
+import random_qwen2vl as given  # noqa: E402
+import torchvision  # noqa: E402
+import transformers  # noqa: E402
+import transformers.trainer  # noqa: E402
+from peft import LoraConfig, get_peft_model  # noqa: E402
+from PIL import Image  # noqa: E402
+from transformers import Qwen2TokenizerFast, Qwen2VLConfig, Qwen2VLImageProcessor, Qwen2VLProcessor  # noqa: E402
 
 TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>"
     "system\nYou are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
     "{% for content in message['content'] %}{% if content['type'] == 'image' %}<|vision_start|>"
     "<|image_pad|><|vision_end|>{% elif content['type'] == 'video' %}<|vision_start|><|video_pad|>"
-    "<|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "<|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """The part of Qwen2-VL's own that one message with one medium reaches."""
 
@@ -59,7 +60,7 @@ def load(file, name):
 class Frames:
     """Stands in for decord.VideoReader; `clips` holds what each path means."""
 
-    clips = {}
+    clips: ClassVar = {}
 
     def __init__(self, path):
         self.frames, self.rate = self.clips[path]
@@ -90,7 +91,11 @@ def processor(kind):
 
 def outcome(model, batch):
     """Return the numbers with the model's own places, and with those of Qwen2-VL."""
-    inner = model.base_model.model if hasattr(model, "base_model") and hasattr(model, "peft_config") else model
+    inner = (
+        model.base_model.model
+        if hasattr(model, "base_model") and hasattr(model, "peft_config")
+        else model
+    )
     grids = batch.get("image_grid_thw"), batch.get("video_grid_thw")
     places, _ = inner.get_rope_index(batch["input_ids"], *grids, batch["attention_mask"])
     with torch.no_grad():
@@ -129,17 +134,23 @@ def hpsv3(package):
     model.resize_token_embeddings(len(prepare.tokenizer))
     model.config.pad_token_id = prepare.tokenizer.pad_token_id
     shapes = filled(model)
-    pixels = 256 * 28 * 28
+    sizes = {"min_pixels": 256 * 28 * 28, "max_pixels": 256 * 28 * 28}
     chats = [
         [{"role": "user", "content": [
-            {"type": "image", "image": Image.open(io.BytesIO(data)), "min_pixels": pixels, "max_pixels": pixels},
+            {"type": "image", "image": Image.open(io.BytesIO(data)), **sizes},
             {"type": "text", "text": given.INSTRUCTIONS["hpsv3"].format(text_prompt=prompt)},
         ]}]
         for data, prompt in zip(given.pictures(), given.PROMPTS, strict=True)
     ]  # fmt: skip
     images, _ = vision.process_vision_info(chats)
     text = prepare.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-    batch = prepare(text=text, images=images, padding=True, return_tensors="pt", videos_kwargs={"do_rescale": True})
+    batch = prepare(
+        text=text,
+        images=images,
+        padding=True,
+        return_tensors="pt",
+        videos_kwargs={"do_rescale": True},
+    )
     own, other = outcome(model, batch)
     return {"shapes": shapes, "rewards": own, "with_mrope": other, **described(batch)}
 
@@ -164,17 +175,25 @@ def videoalign(package, outputs):
     model = get_peft_model(model, lora)
     model.config.pad_token_id = prepare.tokenizer.pad_token_id
     shapes = filled(model)
+    sizes = {"max_pixels": 200704, "fps": 2.0, "sample_type": "uniform"}
     Frames.clips = {str(number): clip for number, clip in enumerate(given.frames())}
     chats = [
         [{"role": "user", "content": [
-            {"type": "video", "video": str(number), "max_pixels": 200704, "fps": 2.0, "sample_type": "uniform"},
+            {"type": "video", "video": str(number), **sizes},
             {"type": "text", "text": given.INSTRUCTIONS["videoalign"].format(text_prompt=prompt)},
         ]}]
         for number, prompt in enumerate(given.PROMPTS)
     ]  # fmt: skip
     _, videos = vision.process_vision_info(chats)
     text = prepare.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-    batch = prepare(text=text, images=None, videos=videos, padding=True, return_tensors="pt", videos_kwargs={"do_rescale": True})
+    batch = prepare(
+        text=text,
+        images=None,
+        videos=videos,
+        padding=True,
+        return_tensors="pt",
+        videos_kwargs={"do_rescale": True},
+    )
     own, other = outcome(model, batch)
     return {"shapes": shapes, "rewards": own, "with_mrope": other, **described(batch)}
 

@@ -1,6 +1,7 @@
 """Random rewards in the layouts of HPSv3 and VideoReward, and what they are shown, all by seed.
 
-Used by the tests and by `make_vlm_golden.py`, which runs beside the upstream code and so without vipo.
+Used by the tests and by `make_vlm_golden.py`, which runs beside the upstream code and so without
+vipo.
 """
 
 import io
@@ -29,7 +30,8 @@ REWARDS = {
     "videoalign": ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>"),
 }
 INSTRUCTIONS = {
-    "hpsv3": "\nHow good is it?  \nTextual prompt - {text_prompt}\n\n\n\nRating: <|Reward|>\n\nEND\n",
+    "hpsv3": "\nHow good is it?  \nTextual prompt - {text_prompt}\n\n\n\n"
+    "Rating: <|Reward|>\n\nEND\n",
     "videoalign": "\nVisual: <|VQ_reward|>\nEND\n\nMotion: <|MQ_reward|>\nEND\n\n"
     "Prompt - {text_prompt}\nAlignment: <|TA_reward|>\nEND\n",
 }
@@ -88,7 +90,7 @@ def write_tokenizer(file, extra=()):
 
 
 def config():
-    """Return a flat description as the hub has it; the vocabulary is larger than the tokenizer's."""
+    """Return a flat description as the hub has it; its vocabulary is larger than the tokenizer."""
     first = 256
     return {
         "architectures": ["Qwen2VLForConditionalGeneration"],
@@ -165,7 +167,12 @@ def model_config(outputs):
             "use_special_tokens": True,
             "reward_token": "special",
         },
-        "peft_lora_config": {"lora_enable": True, "lora_r": 4, "lora_alpha": 8, "use_rslora": False},
+        "peft_lora_config": {
+            "lora_enable": True,
+            "lora_r": 4,
+            "lora_alpha": 8,
+            "use_rslora": False,
+        },
         "inference_config": {
             f"{name}_{what}": value
             for name, both in STANDARD.items()

@@ -231,3 +231,49 @@ def test_the_imagereward_adapter_lends_the_vocabulary_and_scores_lists(monkeypat
     assert seen == [("/c", "cpu", "/m", "words")]
     assert package.score(["one"], "p") == [7.0]
     assert package.score(["one", "three"], "p") == [3.0, 5.0]
+
+
+def test_the_open_clip_adapter_knows_every_name(monkeypatch):
+    from transformers import CLIPConfig, CLIPModel
+
+    from vipo_cli.rewards.open_clip import as_transformers
+
+    monkeypatch.setitem(sys.modules, "open_clip", SimpleNamespace())
+    package = adapter("open_clip")
+    small = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "projection_dim": 6}
+    config = CLIPConfig(
+        text_config=small | heads | {"vocab_size": 20},
+        vision_config=small | heads | {"image_size": 16, "patch_size": 8},
+        projection_dim=6,
+    )
+    hub = CLIPModel(config).state_dict()
+    there = package._from_hub(hub)
+    assert there["visual.proj"].shape == there["text_projection"].shape == (8, 6)
+    assert there["visual.transformer.resblocks.1.attn.in_proj_weight"].shape == (24, 8)
+    assert "transformer.resblocks.0.mlp.c_proj.bias" in there
+    for back in (package._for_hub(there), as_transformers(there)):
+        assert back.keys() == {name for name in hub if not name.endswith("position_ids")}
+        assert all(torch.equal(back[name], hub[name]) for name in back)
+    assert package._config()["vision_config"]["hidden_act"] == "quick_gelu"
+
+
+def test_the_open_clip_adapter_scores_cosines(monkeypatch, tmp_path):
+    from PIL import Image
+
+    class Model:
+        def encode_image(self, pixels):
+            return pixels.flatten(1)
+
+        def encode_text(self, tokens):
+            return tokens.float()
+
+    monkeypatch.setitem(sys.modules, "open_clip", SimpleNamespace())
+    package = adapter("open_clip")
+    package._model = Model()
+    package._preprocess = lambda picture: torch.tensor(picture.getpixel((0, 0))).float()
+    package._tokenizer = lambda prompts: torch.tensor([[1, 0, 0]] * len(prompts))
+    for name, colour in ("red", (255, 0, 0)), ("grey", (9, 9, 9)):
+        Image.new("RGB", (2, 2), colour).save(tmp_path / f"{name}.png")
+    scores = package.score([str(tmp_path / "red.png"), str(tmp_path / "grey.png")], "red")
+    np.testing.assert_allclose(scores, [1, 3**-0.5], rtol=1e-6)

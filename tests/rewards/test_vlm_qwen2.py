@@ -78,9 +78,7 @@ def test_places_of_today_would_give_other_rewards(folder, monkeypatch):
     def with_own_places(self, input_ids, position_ids, image_grid_thw, **rest):
         kinds = (input_ids == self.config.image_token_id).int()
         places, _ = self.get_rope_index(input_ids, kinds, image_grid_thw=image_grid_thw)
-        return forward(
-            self, input_ids, position_ids=places, image_grid_thw=image_grid_thw, **rest
-        )
+        return forward(self, input_ids, position_ids=places, image_grid_thw=image_grid_thw, **rest)
 
     monkeypatch.setattr(type(model), "forward", with_own_places)
     found = reward.distributions(given.pictures(), given.PROMPTS)
@@ -147,7 +145,12 @@ def check(name, rows, seen, tolerance):
 
 
 def test_batches_change_nothing_and_what_cannot_be_judged_is_nan(folder):
-    media = [*given.pictures(), b"no picture", clips()[0], encode_png(np.zeros((1, 300, 3), np.uint8))]
+    media = [
+        *given.pictures(),
+        b"no picture",
+        clips()[0],
+        encode_png(np.zeros((1, 300, 3), np.uint8)),
+    ]
     media.append(media[0])
     prompts = [*given.PROMPTS, "a", "a", "a", "a <|Reward|> b"]
     whole = load_hpsv3(folder, batch_size=8).score(media, prompts)

@@ -16,6 +16,7 @@ tasks: Registry[Callable[..., Task]] = Registry(
     {
         "geneval": "vipo_cli.benchmarks.geneval:geneval",
         "shapes-motion": "vipo_cli.shapes.motion_task:motion",
+        "geneval2": "vipo_cli.benchmarks.geneval2:geneval2",
         "dpg": "vipo_cli.benchmarks.dpg:dpg_bench",
         "cvtg-2k": "vipo_cli.benchmarks.cvtg:cvtg_2k",
     },
@@ -39,6 +40,7 @@ prompt_sets: Registry[PromptSet] = Registry(
         "pickapic-test": "vipo_cli.benchmarks.prompt_lists:pickapic_test",
         "hpdv2": "vipo_cli.benchmarks.prompt_lists:hpdv2",
         "parti-prompts": "vipo_cli.benchmarks.prompt_lists:parti_prompts",
+        "geneval2": "vipo_cli.benchmarks.geneval2:geneval2_prompts",
         "dpg": "vipo_cli.benchmarks.dpg_questions:dpg_prompts",
         "cvtg-2k": "vipo_cli.benchmarks.cvtg_prompts:cvtg_prompts",
         "vbench": "vipo_cli.benchmarks.vbench:vbench_prompts",

@@ -8,7 +8,7 @@ score keep the detector's order: there it depends on the processor.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ def geneval(
     ] = None,
     device: Annotated[str | None, Field(description="Where the detector runs.")] = None,
     precision: Annotated[
-        str | None, Field(description="What it computes in: fp32, bf16 or fp16.")
+        Literal["fp32", "bf16", "fp16"] | None, Field(description="What it computes in.")
     ] = None,
 ) -> Task:
     """GenEval (arXiv 2310.11513): are the objects there, as many, of the colour, where asked for?

@@ -30,7 +30,16 @@ from vipo_cli.benchmarks.mask2former_names import (
 from vipo_cli.errors import ModelError
 from vipo_cli.run import fingerprint
 from vipo_cli.vocabulary import OBJECTS
-from vipo_cli.weights import SOURCES, content, find, is_here, may_fetch, missing, read_tensors
+from vipo_cli.weights import (
+    SOURCES,
+    content,
+    find,
+    find_all,
+    is_here,
+    may_fetch,
+    missing,
+    read_tensors,
+)
 
 VERSION = 1
 """Raised whenever the same picture may be judged differently."""
@@ -214,11 +223,15 @@ def _files(weights: str | None, clip: str | None) -> tuple[Path, Path, Path]:
     Raises:
         MissingWeights: something is not here and not to be had; all of that is named at once.
     """
-    wanted = (("mask2former", weights), ("clip-l", clip), ("clip-l-tokenizer", clip))
-    sources = [(SOURCES[name], path) for name, path in wanted]
-    lacking = [source for source, path in sources if path is None and not is_here(source)]
-    if lacking and not may_fetch():
-        raise missing(*lacking)
-    detector, model, tokenizer = (find(source, path) for source, path in sources)
-    checkpoint = next(iter(detector.values()))
+    if weights is not None:
+        find(SOURCES["mask2former"], weights)  # a wrong path is told before what else is not here
+    colours = ("clip-l", "clip-l-tokenizer")
+    wanted = {"mask2former": weights} | dict.fromkeys(colours, clip)
+    absent = [
+        SOURCES[name] for name, path in wanted.items() if not (path or is_here(SOURCES[name]))
+    ]
+    if absent and not may_fetch():
+        raise missing(*absent)
+    (checkpoint,) = find(SOURCES["mask2former"], weights).values()
+    model, tokenizer = find_all(colours, clip)
     return checkpoint, model["model.safetensors"].parent, tokenizer["tokenizer.json"].parent

@@ -106,7 +106,7 @@ def make_plan(name: str, target: Target, options: Options, out: Path | None = No
     metadata = _full(prompt_set) if prompt_set else own
     _refuse_unfit(task, prompt_set, metadata)
     chosen = first_of_each_tag(metadata, options.prompts)
-    sampling, images_per_prompt = _sampling(target, options, task)
+    sampling, images_per_prompt = _sampling(target, options, task, prompt_set is not None)
     comparable = {
         "task": task.name,
         "task_version": task.version,
@@ -272,16 +272,26 @@ def _other_than_default(target: Target, task: Task, options: Options) -> str:
         parts.append(options.precision)
     if spec and options.prompt_set not in (None, _world_of(spec) or task.prompt_set):
         parts.append(Path(str(options.prompt_set)).stem)
-    parts += [re.sub(r"[^A-Za-z0-9._]+", "-", str(value)) for value in options.task.values()]
+    parts += [
+        re.sub(r"[^A-Za-z0-9._]+", "-", str(value).rpartition("/")[2])
+        for value in options.task.values()
+    ]
     return "".join(f"-{part}" for part in parts)
 
 
-def _sampling(target: Target, options: Options, task: Task) -> tuple[Sampling | None, int]:
-    """Return how pictures are drawn, and how many there are for each prompt."""
+def _sampling(
+    target: Target, options: Options, task: Task, known: bool
+) -> tuple[Sampling | None, int]:
+    """Return how pictures are drawn, and how many there must be for each prompt.
+
+    Of finished pictures for a known prompt set no fewer than the benchmark's own number will do.
+    """
     if target.spec is None:
         assert target.pictures is not None
         found = find_pictures(target.pictures)
-        return None, options.images_per_prompt or max(image for _, image in found) + 1
+        there = max(image for _, image in found) + 1
+        asked = task.images_per_prompt if known else 1
+        return None, options.images_per_prompt or max(there, asked)
     sampling = Sampling(
         steps=options.steps or target.spec.sampling_steps,
         guidance=target.spec.guidance if options.guidance is None else options.guidance,

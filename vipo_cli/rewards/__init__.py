@@ -59,6 +59,8 @@ rewards: Registry[Callable[..., Reward]] = Registry(
         "videoalign-vq": "vipo_cli.rewards.videoalign:videoalign_vq",
         "videoalign-mq": "vipo_cli.rewards.videoalign:videoalign_mq",
         "videoalign-ta": "vipo_cli.rewards.videoalign:videoalign_ta",
+        "vqascore": "vipo_cli.rewards.vqascore:vqascore",
+        "vlm-judge": "vipo_cli.rewards.vlm:vlm_judge",
         "ocr-similarity": "vipo_cli.rewards.ocr:ocr_similarity",
         "ocr-words": "vipo_cli.rewards.ocr:ocr_words",
     },

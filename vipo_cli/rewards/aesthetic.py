@@ -59,7 +59,7 @@ class AestheticReward:
 
 
 def _aesthetic(name: str, path: str | None, batch_size: int, device: str, dtype: str) -> Reward:
-    (files,) = find_all((name,), path)
+    files, *_ = find_all((name, "clip-l", "clip-l-tokenizer"), path)
     checkpoint = next(iter(files.values()))
     folder = path if path is not None and is_here(SOURCES["clip-l"], path) else None
     found = openai_clip("clip-l", folder, device, dtype)

@@ -52,9 +52,9 @@ def videoalign(
 ) -> Reward:
     """VideoReward of VideoAlign (arXiv 2501.13918): a clip overall, the sum of VQ, MQ and TA.
 
-    Each of the three is standardised by the constants that come with the checkpoint. Made for a GPU:
-    2 billion parameters and up to 768 frames. Checked with random weights against its own code on
-    transformers 4.45.2; the published checkpoint was not at hand.
+    Each of the three is standardised by the constants that come with the checkpoint. Made for a
+    GPU: 2 billion parameters and up to 768 frames. Checked with random weights against its own code
+    on transformers 4.45.2; the published checkpoint was not at hand.
     """
     return _reward("videoalign", "overall", DIMENSIONS, path, batch_size, device, dtype)
 
@@ -137,9 +137,7 @@ class ClipJudge:
 
     def numbers(self, media: Sequence[bytes], prompts: Sequence[str]) -> NDArray[np.float64]:
         """Return VQ, MQ and TA, standardised, of each clip; NaN for one that cannot be judged."""
-        keys = [
-            (content_hash(data), prompt) for data, prompt in zip(media, prompts, strict=True)
-        ]
+        keys = [(content_hash(data), prompt) for data, prompt in zip(media, prompts, strict=True)]
         todo = [place for place, key in enumerate(keys) if key not in self.known]
         new = self._judge([media[place] for place in todo], [prompts[place] for place in todo])
         found = {keys[place]: row for place, row in zip(todo, new, strict=True)}
@@ -273,8 +271,8 @@ def read_constants(file: Path) -> Constants:
 def merged(tensors: Mapping[str, Any], scale: float, dtype: Any, where: str) -> dict[str, Any]:
     """Return the tensors of a checkpoint with what its LoRA adds added, by the model's own names.
 
-    The official code adds it while it runs, rounding between; in float32 that is the same to the last
-    digits, in bfloat16 to about its precision.
+    The official code adds it while it runs, rounding between; in float32 that is the same to the
+    last digits, in bfloat16 to about its precision.
 
     Raises:
         ModelError: half of a LoRA is missing.

@@ -1,8 +1,8 @@
 """Pictures and clips as Qwen2-VL wants them: sizes, frames, and pixels cut into patches.
 
-Two ways of scaling are in use: pictures go through Pillow, clips through torch. Both are bicubic, and
-up to a few 255ths apart in single pixels. Nothing here needs torchvision; what it and the processors
-of transformers 4.45.2 make of the same pixels is in `tests/rewards/golden/vlm.json`.
+Two ways of scaling are in use: pictures go through Pillow, clips through torch. Both are bicubic,
+and up to a few 255ths apart in single pixels. Nothing here needs torchvision; what it and the
+processors of transformers 4.45.2 make of the same pixels is in `tests/rewards/golden/vlm.json`.
 """
 
 import math

@@ -1,12 +1,13 @@
 """Qwen2-VL as the body of reward models: what it makes of the words that stand for rewards.
 
-The models were made with transformers 4.45, whose decoder, when it is given no places, counts tokens
-from 0 and uses that number for all three axes of its rotation (time, height and width). Qwen2-VL's own
-places, which today's transformers fills in, are others wherever a picture is. So places are given here.
+The models were made with transformers 4.45, whose decoder, when it is given no places, counts
+tokens from 0 and uses that number for all three axes of its rotation (time, height and width).
+Qwen2-VL's own places, which today's transformers fills in, are others wherever a picture is. So
+places are given here.
 
-Checked with random weights in the official layouts against the reference code of HPSv3 and VideoAlign on
-transformers 4.45.2: the same rewards with these places, and others with Qwen2-VL's own
-(`tests/rewards/golden/vlm.json` has the figures). Padding is behind, where nothing looks at it.
+Checked with random weights in the official layouts against the reference code of HPSv3 and
+VideoAlign on transformers 4.45.2: the same rewards with these places, and others with Qwen2-VL's
+own (`tests/rewards/golden/vlm.json` has the figures). Padding is behind, where nothing looks at it.
 """
 
 import json
@@ -76,9 +77,7 @@ class Body:
         device = self.model.device
         width = max(map(len, rows))
         filler = rows[0][-1]
-        ids = torch.tensor(
-            [[*row, *[filler] * (width - len(row))] for row in rows], device=device
-        )
+        ids = torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], device=device)
         patches, grids = stacked(seen, device, self.model.dtype)
         names = {PICTURE: ("pixel_values", "image_grid_thw")}.get(
             word, ("pixel_values_videos", "video_grid_thw")
@@ -106,10 +105,10 @@ def load_tokenizer(file: Path, words: Sequence[str]) -> tuple[Any, tuple[int, ..
 
     try:
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # noqa: BLE001 - the library raises nothing more particular
+    except Exception as error:  # the library raises nothing more particular
         raise ModelError(f"cannot load the tokenizer in `{file}`: {error}") from error
     tokenizer.add_special_tokens([AddedToken(word, special=True) for word in words])
-    return tokenizer, tuple(tokenizer.token_to_id(word) for word in words)
+    return tokenizer, tuple(int(tokenizer.token_to_id(word) or 0) for word in words)
 
 
 def load_body(

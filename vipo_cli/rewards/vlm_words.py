@@ -1,8 +1,8 @@
 """What reward models were trained to be told, read from where their authors publish it.
 
-Such instructions are as much a part of a model as its weights: a changed space is another reward. So
-they are kept like weights, beside them or in the cache, and checked by their SHA-256. The published
-files are code; the texts in it are read without running anything.
+Such instructions are as much a part of a model as its weights: a changed space is another reward.
+So they are kept like weights, beside them or in the cache, and checked by their SHA-256. The
+published files are code; the texts in it are read without running anything.
 """
 
 import ast
