@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,7 @@ def cases() -> Iterator[tuple[str, Callable[[Rng], Held]]]:
     yield from mean_cases()
     for prompts in (10, 20, 50, 200):
         name = f"{prompts} prompts, 4 models, every two on each, ties"
-        yield f"bradley-terry, strengths: {name}", lambda rng, p=prompts: _ranked(rng, p)[0]
-        yield f"bradley-terry, differences: {name}", lambda rng, p=prompts: _ranked(rng, p)[1]
+        yield f"bradley-terry: {name}", lambda rng, p=prompts: _ranked(rng, p)
 
 
 def share_cases() -> Iterator[tuple[str, Callable[[Rng], Held]]]:
@@ -151,36 +151,23 @@ MODELS = {"a": 0.9, "b": 0.2, "c": -0.3, "d": -0.8}
 NU = 0.5
 
 
-def _ranked(rng: Rng, prompts: int) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-    """Compare models on prompts that favour one or another of them.
-
-    The strengths to find are those of the model fitted to endlessly many such prompts.
-    """
+def _ranked(rng: Rng, prompts: int) -> tuple[bool, ...]:
+    """Compare models; on every other prompt two judges see the same and say the same."""
     names = list(MODELS)
-    first, second, outcomes, owner = [], [], [], []
+    games = []
     for prompt in range(prompts):
-        # whole prompts repeat: all of a prompt's comparisons are drawn from one favour or the other
-        favoured = rng.random() < 0.5
-        for i in range(4):
-            for j in range(i):
-                half = (MODELS[names[i]] - MODELS[names[j]]) / 2
-                weights = np.array([np.exp(half), NU, np.exp(-half)])
-                # a comparison is seen twice on favoured prompts: samples of unequal weight
-                outcome = int(rng.choice([1, 0, -1], p=weights / weights.sum()))
-                for _ in range(1 + favoured):
-                    first.append(names[i])
-                    second.append(names[j])
-                    outcomes.append(outcome)
-                    owner.append(prompt)
+        for i, j in combinations(range(len(names)), 2):
+            half = (MODELS[names[i]] - MODELS[names[j]]) / 2
+            weights = np.array([np.exp(half), NU, np.exp(-half)])
+            outcome = int(rng.choice([1, 0, -1], p=weights / weights.sum()))
+            games += [(names[i], names[j], outcome, prompt)] * (1 + prompt % 2)
     try:
-        found = rank(first, second, outcomes, owner, resamples=500)
+        found = rank(*map(list, zip(*games, strict=True)), resamples=500)
     except ValueError:  # a model never won: there is no interval to be wrong
-        return (), ()
-    strengths = tuple(holds(found.strength[name], MODELS[name]) for name in names)
-    ahead = tuple(
-        holds(interval, MODELS[a] - MODELS[b]) for (a, b), interval in found.ahead.items()
-    )
-    return strengths, ahead
+        return ()
+    strengths = [holds(found.strength[name], MODELS[name]) for name in names]
+    ahead = [holds(each, MODELS[a] - MODELS[b]) for (a, b), each in found.ahead.items()]
+    return (*strengths, *ahead)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ class Progress:
     """How far long work has come; engines yield it, the command line draws it.
 
     Attributes:
-        stage: what is being done.
+        stage: what is being done; empty where there is only a warning to tell.
         done, total: how much of it.
         note: how it goes.
         warning: what the user should know at once; told on a line of its own.

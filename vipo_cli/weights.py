@@ -77,6 +77,17 @@ def _tokenizer(*extra: File) -> tuple[File, ...]:
 
 
 _CONFIG = File("config.json", 5_000)
+_VIDEOSCORE = (
+    _CONFIG,
+    File("preprocessor_config.json", 1_000),
+    File("tokenizer.json", 1_800_000),
+    File("model.safetensors.index.json", 16_800_000_000),  # with the shards that it names
+)
+_QWEN3_VL = (
+    _CONFIG,
+    File("tokenizer.json", 7_032_000),
+    File("model.safetensors.index.json", 17_500_000_000),  # with the shards that it names
+)
 _QWEN2_VL = (_CONFIG, File("tokenizer.json", 7_032_000))
 
 SOURCES: dict[str, Source] = {
@@ -220,6 +231,41 @@ SOURCES: dict[str, Source] = {
                     "8fb42f91fd7440a1c9a377e78f36d67da6132eb348f402eecbeb57e41f138ae9",
                     "https://raw.githubusercontent.com/KwaiVGI/VideoAlign"
                     "/219ab9db64c045e5181a2202d11f686439351292/prompt_template.py",
+                ),
+            ),
+            "MIT",
+        ),
+        Source(
+            "videoscore-v1.1",
+            "TIGER-Lab/VideoScore-v1.1",
+            _VIDEOSCORE,
+            "MIT",
+            note="hf download TIGER-Lab/VideoScore-v1.1",
+        ),
+        Source(
+            "videoscore-v1",
+            "TIGER-Lab/VideoScore",
+            _VIDEOSCORE,
+            "MIT",
+            note="hf download TIGER-Lab/VideoScore",
+        ),
+        Source(
+            "qwen3-vl-8b",
+            "Qwen/Qwen3-VL-8B-Instruct",
+            _QWEN3_VL,
+            "Apache-2.0",
+            note="hf download Qwen/Qwen3-VL-8B-Instruct",
+        ),
+        Source(
+            "videoscore-code",
+            "",
+            (
+                File(
+                    "run_videoscore.py",
+                    4_019,
+                    "a8530842207c81eaa86b8b9c1b9b518d64ebd7247f7d5196bdc327fb7032b204",
+                    "https://raw.githubusercontent.com/TIGER-AI-Lab/VideoScore"
+                    "/8e449734bbeb4aba327b82f2269e7247633a7abc/examples/run_videoscore.py",
                 ),
             ),
             "MIT",

@@ -4,8 +4,9 @@ import time
 import numpy as np
 import pytest
 
-from vipo_cli.analysis.conflict import _share, conflict
-from vipo_cli.analysis.intervals import stratified_mean
+from vipo_cli.analysis.agreement import pair_alpha
+from vipo_cli.analysis.conflict import CLASSES, About, classify, conflict
+from vipo_cli.analysis.strata import Stratum
 
 VOTES = np.array(
     [[1, 1, 1], [1, 1, -1], [-1, -1, -1], [1, 0, 1], [2, 3, 4], [-1, 1, 1], [1, -1, -1], [1, 1, 1]],
@@ -24,10 +25,20 @@ def test_counts_by_hand():
     assert found.unanimous.share.value == 4 / 8
     assert found.unanimous_with_label.share.value == 3 / 8
     assert found.votes == (1, 1, 3, 3)
-    assert found.accuracy["b"].value == (5 + 0.5) / 8
-    assert found.ties == {"a": 0, "b": 1 / 8, "c": 0}
-    assert found.agreement[0, 1] == 5 / 8
-    assert found.agreement[1, 2] == 6 / 8
+    assert found.outvoted.value == 2 / 8
+    assert found.classes == {
+        "unanimous-right": 3, "unanimous-wrong": 1, "mixed": 4, "unjudged": 0
+    }  # fmt: skip
+    assert found.accuracy["b"].share.value == (5 + 0.5) / 8
+    assert found.accuracy["b"].decided.value == 5 / 7
+    assert {name: each.ties for name, each in found.accuracy.items()} == {
+        "a": 0,
+        "b": 1 / 8,
+        "c": 0,
+    }
+    assert found.agreement.share[0, 1] == 5 / 8
+    assert found.agreement.share[1, 2] == 6 / 8
+    assert found.agreement.alpha == pytest.approx(pair_alpha(np.sign(VOTES)))
 
 
 def test_levels_to_compare_with():
@@ -47,7 +58,7 @@ def test_published_accuracies_give_the_published_independent_level():
     assert found.unanimous.independent == pytest.approx(0.117, abs=0.001)
     low, high = found.unanimous.share.low, found.unanimous.share.high
     assert low < found.unanimous.independent < high
-    assert np.abs(found.kappa[0, 1] - (2 * found.agreement[0, 1] - 1)) < 1e-9
+    assert np.abs(found.agreement.kappa[0, 1] - (2 * found.agreement.share[0, 1] - 1)) < 1e-9
 
 
 def test_labels_turn_margins_round():
@@ -62,77 +73,118 @@ def test_pairs_that_a_reward_cannot_judge_count_for_the_others():
     found = measure(votes)
     assert (found.n_pairs, found.n_complete) == (8, 7)
     assert found.unanimous.share.n == 7
-    assert found.accuracy["a"].n == 7
-    assert found.accuracy["b"].n == 8
+    assert found.accuracy["a"].share.n == 7
+    assert found.accuracy["b"].share.n == 8
+    assert found.classes["unjudged"] == 1
     with pytest.raises(ValueError, match="two rewards"):
         measure(VOTES[:, :1])
 
 
 def test_dominance_adds_up():
-    found = measure().dominance
-    assert found == {
+    found = measure().dominance.document()
+    assert {
         "winner_dominates": 4 / 8,
         "winner_dominated": 1 / 8,
         "mixed": 3 / 8,
         "indistinguishable": 0,
-    }
+        "across_dimensions": None,
+    }.items() <= found.items()
+
+
+def test_small_margins_do_not_dominate():
+    margins = np.array([[1.0, 1.0], [1.0, -0.05], [1.0, -0.2], [-1.0, -1.0], [0.01, 0.01]])
+    found = conflict(margins, np.ones(5), ["a", "b"], range(5)).dominance.rewards
+    assert (found.dominates, found.dominated, found.mixed, found.equal) == (
+        1 / 5,
+        1 / 5,
+        2 / 5,
+        1 / 5,
+    )
+    wide = conflict(margins, np.ones(5), ["a", "b"], range(5), About(indifference=0.5))
+    assert wide.dominance.rewards.dominates == 2 / 5
+
+
+def test_rewards_about_one_thing_are_one_opinion():
+    """Two of three are about the same; their mean decides against the third."""
+    margins = np.array([[1.0, -0.4, 1.0], [1.0, 1.0, -1.0], [-0.6, -1.0, 1.0], [1.0, 1.0, 1.0]])
+    about = About(dimensions={"a": "overall", "b": "overall", "c": "looks"})
+    found = conflict(margins, np.ones(4), NAMES, range(4), about).dominance
+    assert found.rewards.dominates == 1 / 4
+    assert found.dimensions.dominates == 2 / 4
+    assert found.dimensions.mixed == 2 / 4
+    assert found.within["looks"].dominates == 3 / 4
+    assert found.within["overall"].mixed == 1 / 4
 
 
 def test_strata_split_by_category():
-    strata = measure(categories=["x"] * 4 + ["y"] * 4).strata
-    assert {name: stratum["unanimous"]["value"] for name, stratum in strata.items()} == {
-        "x": 2 / 4,
-        "y": 2 / 4,
+    by = Stratum(("x", "y", "nowhere"), np.array([0, 0, 0, 0, 1, 1, 1, -1]))
+    strata = measure(
+        about=About({"category": by, "same": Stratum(("one",), np.zeros(8, int))})
+    ).strata
+    assert list(strata) == ["category"]  # what does not divide is no stratum
+    parts = strata["category"]
+    assert {name: (part.pairs, part.unanimous.value) for name, part in parts.items()} == {
+        "x": (4, 2 / 4),
+        "y": (3, 1 / 3),
     }
-    assert strata["x"]["unanimous_with_label"]["value"] == 1 / 4
+    assert parts["x"].unanimous_with_label.value == 1 / 4
+    assert parts["y"].outvoted.value == 1 / 3
+
+
+def test_labels_that_are_ties_count_for_agreement_alone():
+    labels = np.array([1, 1, 1, 1, 0, 0, 1, 1], float)
+    found = measure(labels=labels)
+    assert (found.n_pairs, found.n_complete, found.n_tied) == (8, 8, 2)
+    assert found.unanimous.share.n == 8
+    assert found.unanimous_with_label.share.n == sum(found.votes) == 6
+    assert found.unanimous_with_label.share.value == 2 / 6
+    assert found.accuracy["a"].share.n == 6
+    # at best five of six wins are told, and no tie: those have large margins
+    assert found.accuracy["a"].with_ties == (-1, 5 / 8)
+    assert measure().accuracy["a"].with_ties is None
+    nobody = measure(labels=np.zeros(8))
+    assert nobody.unanimous_with_label.share.n == 0
+    assert json.loads(json.dumps(nobody.document(), allow_nan=False))["votes"]["3"] == 0
+
+
+def test_a_wider_band_makes_more_ties():
+    found = measure(about=About(ties={"c": 3.0}))
+    assert found.accuracy["c"].ties == 7 / 8
+    assert found.unanimous.share.value == 1 / 8
+    assert found.tie_bands == {"a": 1e-6, "b": 1e-6, "c": 3.0}
+
+
+def test_classes():
+    votes = np.array([[1, 1], [-1, -1], [1, -1], [1, 0], [1, np.nan], [1, 1]])
+    kinds = classify(votes, np.array([True] * 5 + [False]))
+    assert [CLASSES[kind] for kind in kinds] == [
+        "unanimous-right", "unanimous-wrong", "mixed", "mixed", "unjudged", "unjudged"
+    ]  # fmt: skip
+
+
+def test_many_rewards_are_counted_as_few_are():
+    """Beyond a number of rewards, ways to vote are sorted, not laid out in a table."""
+    rng = np.random.default_rng(7)
+    margins = rng.normal(size=(60, 12))
+    margins[rng.random(margins.shape) < 0.02] = np.nan
+    few = conflict(margins[:, :3], np.ones(60), NAMES, range(60))
+    many = conflict(margins, np.ones(60), [f"r{n}" for n in range(12)], range(60))
+    assert many.agreement.share[:3, :3] == pytest.approx(few.agreement.share)
+    siding = (margins[~np.isnan(margins).any(1)] > 0).sum(1)
+    assert many.votes == tuple(np.bincount(siding, minlength=13).tolist())
 
 
 def test_document_has_the_promised_keys_and_is_json():
     document = json.loads(json.dumps(measure().document()))
     assert {
         "n_pairs", "rewards", "unanimous", "unanimous_with_label", "votes", "agreement", "kappa",
-        "accuracy", "dominance", "strata", "alpha", "advice",
+        "accuracy", "dominance", "strata", "alpha", "advice", "outvoted", "vote_entropy", "classes",
+        "spearman", "reliability", "tie_bands",
     } <= document.keys()  # fmt: skip
     for key in ("unanimous", "unanimous_with_label"):
         assert {"value", "ci95", "chance"} <= document[key].keys()
     assert len(document["accuracy"]["a"]["ci95"]) == 2
     assert document["votes"] == {"0": 1, "1": 1, "2": 3, "3": 3}
-
-
-def test_interval_is_the_clustered_bootstrap():
-    rng = np.random.default_rng(1)
-    clusters = np.repeat(np.arange(150), rng.integers(1, 8, 150))
-    values = (rng.random(len(clusters)) < rng.random(150)[clusters]).astype(float)
-    fast = _share(values, clusters)
-    plain = stratified_mean(values, clusters.tolist(), [0] * len(values))
-    assert fast.value == pytest.approx(plain.value)
-    assert (fast.low, fast.high) == pytest.approx((plain.low, plain.high), abs=0.006)
-    assert fast.stderr == pytest.approx(plain.stderr, rel=0.1)
-    assert fast.n_clusters == 150
-
-
-def test_repeating_pairs_of_a_prompt_adds_no_certainty():
-    rng = np.random.default_rng(2)
-    values = (rng.random(200) < 0.4).astype(float)
-    once = _share(values, np.arange(200))
-    often = _share(np.repeat(values, 10), np.repeat(np.arange(200), 10))
-    assert often.high - often.low == pytest.approx(once.high - once.low, rel=0.1)
-
-
-def test_certainty_is_never_claimed_from_few_pairs():
-    nothing = _share(np.zeros(20), np.arange(20))
-    assert nothing.low == 0
-    assert nothing.high > 0.1
-    assert _share(np.array([0.0, 1.0]), np.zeros(2, int)).high == 1
-
-
-def test_bootstrap_and_its_limit_agree():
-    rng = np.random.default_rng(3)
-    values = (rng.random(10_001) < 0.3).astype(float)
-    limit = _share(values, np.arange(10_001))
-    bootstrap = _share(values[:-1], np.arange(10_000))
-    assert limit.method != bootstrap.method
-    assert limit.stderr == pytest.approx(bootstrap.stderr, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,27 @@ def test_pairs_of_candidates_say_how_they_came_to_be(candidates, tmp_path):
     assert manifest["from"]["data_from"] == {"made": "by hand"}
 
 
+@pytest.mark.parametrize("last", ["flush", "_tell_stories", "close"])
+def test_a_build_that_is_killed_at_its_end_goes_on(candidates, tmp_path, monkeypatch, last):
+    from vipo_cli.building import build as module
+
+    wish = Wish(str(candidates), "reward:shapes-alignment")
+    finish(build(wish, tmp_path / "whole"))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        owner = module if last == "_tell_stories" else module.Store
+        patch.setattr(owner, last, killed)
+        with pytest.raises(KeyboardInterrupt):
+            finish(build(wish, tmp_path / "pairs"))
+    assert not (tmp_path / "pairs" / "manifest.json").exists()
+    finish(build(wish, tmp_path / "pairs"))
+    for name in ("pairs.jsonl", "part-00000.parquet"):
+        assert (tmp_path / "pairs" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_scores_that_are_there_are_not_computed_again(candidates, tmp_path, monkeypatch):
     from vipo_cli.building import scoring
 

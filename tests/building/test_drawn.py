@@ -95,14 +95,20 @@ def test_self_play_sets_samples_against_winners(candidates, painters, models, tm
     assert json.loads((out / "manifest.json").read_text())["from"]["by"] == "self-play"
 
 
+def opened(records):
+    """Open records as a source does that has nothing to tell."""
+    yield from ()
+    return records
+
+
 def test_what_is_disliked_is_no_winner(painters, models, tmp_path, monkeypatch):
     from vipo_cli.building import ways
 
     records = [LabelledSample("a cross", b"1", True), LabelledSample("a circle", b"2", False)]
-    monkeypatch.setattr(ways, "open_pairs", lambda *_: records)
+    monkeypatch.setattr(ways, "opening", lambda *_: opened(records))
     built = finish(build(Wish("x", "self-play", models=models[:1]), tmp_path / "pairs"))
     assert (built.pairs, built.left_out) == (1, {"not liked": 1})
-    monkeypatch.setattr(ways, "open_pairs", lambda *_: records[1:])
+    monkeypatch.setattr(ways, "opening", lambda *_: opened(records[1:]))
     with pytest.raises(DataError, match="no record has a winner"):
         finish(build(Wish("x", "self-play", models=models[:1]), tmp_path / "other"))
 
@@ -111,7 +117,7 @@ def test_a_prompt_that_comes_again_gets_another_sample(painters, models, tmp_pat
     from vipo_cli.building import ways
 
     records = [PreferencePair("a cross", bytes([n]), b"x") for n in (1, 2)]
-    monkeypatch.setattr(ways, "open_pairs", lambda *_: records)
+    monkeypatch.setattr(ways, "opening", lambda *_: opened(records))
     finish(build(Wish("x", "self-play", models=models[:1]), tmp_path / "pairs"))
     one, two = entries_in(tmp_path / "pairs")
     assert one.seeds != two.seeds

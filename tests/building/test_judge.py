@@ -1,85 +1,19 @@
-import base64
-import io
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from vipo_cli.building import judge as module
-from vipo_cli.building.judge import AskedInVain, ServerJudge, find_judge, question, read_answer
+from tests.chat_server import Server
+from vipo_cli.building.judge import AskedInVain, find_judge, question, read_answer
 from vipo_cli.building.judged import Choice, Matter, Said, choose, settle, verdicts_file
 from vipo_cli.building.ways import Wish, build
+from vipo_cli.chat import local
+from vipo_cli.chat import server as module
+from vipo_cli.chat.server import ServerChat
 from vipo_cli.data.stored import entries_in
 from vipo_cli.errors import DataError, VipoError
 from vipo_cli.media import encode_clip, encode_png
 from vipo_cli.run import finish, read_lines
 from vipo_cli.shapes.rewards import measure_alignment
-
-
-class Server:
-    """Speaks chat completions; what it answers is for the test to say."""
-
-    def __init__(self):
-        self.asked = []
-        self.answer = lambda pictures, prompt: "VERDICT: TIE"
-        self.status = []
-        self.models = ["eye-1"]
-        self.keys = set()
-        self._lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_):
-                pass
-
-            def _send(self, status, body, **headers):
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name.replace("_", "-"), value)
-                data = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def do_GET(self):
-                self._send(200, {"data": [{"id": name} for name in outer.models]})
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer._lock:
-                    outer.asked.append(body)
-                    outer.keys.add(self.headers.get("Authorization"))
-                    status = outer.status.pop(0) if outer.status else 200
-                if status == "garbage":
-                    self._send(200, b"<html>")
-                elif status != 200:
-                    self._send(status, {"error": "no"}, Retry_After="0")
-                else:
-                    content = body["messages"][1]["content"]
-                    text = next(part["text"] for part in content if part["type"] == "text")
-                    answer = outer.answer(pictures(content), text.removeprefix("Prompt: "))
-                    self._send(200, {"choices": [{"message": {"content": answer}}]})
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-def pictures(content):
-    urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
-    return [
-        Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
-        for url in urls
-    ]
 
 
 def eye(shown, prompt):
@@ -156,7 +90,7 @@ def test_a_server_with_one_model_need_not_be_told_its_name(server, monkeypatch):
 
 def test_what_passes_is_asked_again_with_growing_pauses(server):
     pauses = []
-    judge = ServerJudge(server.url, "eye-1", None, 1, pauses.append)
+    judge = ServerChat(server.url, "eye-1", None, 1, pauses.append)
     server.status = [500, 429, "garbage"]
     assert judge.ask("rules", ["Prompt: x"]) == "VERDICT: TIE"
     assert len(server.asked) == 4
@@ -164,14 +98,14 @@ def test_what_passes_is_asked_again_with_growing_pauses(server):
 
 
 def test_what_never_answers_is_given_up(server):
-    judge = ServerJudge(server.url, "eye-1", None, 1, lambda _: None)
+    judge = ServerChat(server.url, "eye-1", None, 1, lambda _: None)
     server.status = [503] * 5
     with pytest.raises(AskedInVain, match="5 attempts: 503"):
         judge.ask("rules", ["Prompt: x"])
 
 
 def test_what_refuses_is_not_asked_again(server):
-    judge = ServerJudge(server.url, "eye-1", None, 1)
+    judge = ServerChat(server.url, "eye-1", None, 1)
     server.status = [401]
     with pytest.raises(VipoError, match="refuses to judge: 401") as caught:
         judge.ask("rules", ["Prompt: x"])
@@ -331,7 +265,7 @@ def test_a_model_in_this_process_sees_both_pictures(tmp_path, monkeypatch):
     from tests.tiny.llava import build as build_llava
 
     judge = find_judge(str(build_llava(tmp_path / "llava")))
-    monkeypatch.setattr(module, "TOKENS", 3)
+    monkeypatch.setattr(local, "TOKENS", 3)
     seen = {}
     plain = judge.model.generate
 

@@ -108,6 +108,62 @@ def test_foreign_captions_are_told_from_missing_rewards(scored):
     assert isinstance(error, DataError)
 
 
+def test_from_analysis_to_fewer_pairs(tmp_path, monkeypatch):
+    """As a user types it: keep pairs, score them, look, filter by what was seen, look again."""
+    monkeypatch.chdir(tmp_path)
+    source = ("shapes", "--set", "kind=noisy", "--set", "pairs=30", "--drop", "broken")
+    assert vipo("data", "filter", *source, "--out", "pairs").exit_code == 0
+    chosen = "shapes-alignment,shapes-sharpness,shapes-vividness"
+    assert vipo("data", "score", "pairs", "--rewards", chosen).exit_code == 0
+    words = ("analyze", "conflict", "pairs", "--tie", "shapes-vividness=0.02")
+    before = json.loads(vipo(*words, "--pairs", "seen.parquet", "--json").stdout)
+    assert before["files"] == {"pairs": "seen.parquet"}
+    assert set(before["stored_scores"]) == set(chosen.split(","))
+    said = vipo(*words, "--pairs", "seen.parquet").stdout.splitlines()[-1]
+    assert said == "next: vipo data filter pairs --scores seen.parquet --agree 2 --out DIR"
+    kept = vipo(*said.removeprefix("next: vipo ").replace("DIR", "kept").split())
+    assert kept.exit_code == 0
+    agreed = before["votes"]["2"] + before["votes"]["3"]
+    assert 0 < agreed < 30
+    assert f"kept {agreed} of 30 entries" in kept.stdout
+    vipo("data", "score", "kept", "--rewards", chosen)
+    after = json.loads(vipo("analyze", "conflict", "kept", *words[3:], "--json").stdout)
+    assert after["n_pairs"] == agreed
+    assert after["votes"]["0"] == after["votes"]["1"] == 0
+    assert after["unanimous_with_label"]["value"] > before["unanimous_with_label"]["value"]
+
+
+def test_a_report_is_one_page_with_pictures(tmp_path):
+    out = tmp_path / "report"
+    words = ("--set", "kind=noisy", "--rewards", "shapes-sharpness,shapes-vividness")
+    result = vipo(*SHAPES, *words, "--out", out, "--quiet")
+    names = ["conflict.html", "conflict.json", "conflict.svg", "conflict.png", "pairs.parquet"]
+    assert result.stdout.split() == [str(out / name) for name in names]
+    page = (out / "conflict.html").read_text()
+    assert "data:image/svg+xml;base64," in page
+    assert "Most contested" in page
+    assert page.count('alt="winner"') == page.count('alt="loser"') > 1
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    document = json.loads((out / "conflict.json").read_text())
+    assert f"{100 * document['unanimous']['value']:.1f} %" in page
+    assert pq.read_table(out / "pairs.parquet").num_rows == 24
+
+
+@pytest.mark.parametrize("tie", ["sharpness", "shapes-sharpness=", "=1", "shapes-sharpness=-1"])
+def test_bands_that_are_none(tie):
+    result = vipo(*SHAPES, "--tie", tie)
+    assert result.exit_code == 2
+    assert "is not REWARD=X" in " ".join(result.output.split())
+
+
+def test_a_missing_data_set_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    error = vipo("analyze", "conflict", "pickapic_v2").exception
+    assert "not on this machine" in error.message
+    assert "--path DIR" in error.hint
+
+
 def test_quiet_prints_the_share_alone(scored):
     result = vipo("analyze", "conflict", scored, "--quiet")
     assert 0 < float(result.stdout) < 1

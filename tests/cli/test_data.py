@@ -1,3 +1,4 @@
+import io
 import json
 import sys
 
@@ -6,6 +7,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vipo_cli.cli import app, main
+from vipo_cli.data.entry import Entry
+from vipo_cli.data.sources import open_pairs
+from vipo_cli.data.store import Store
+from vipo_cli.errors import DataError
 
 
 def vipo(*words):
@@ -71,14 +76,42 @@ def test_looks_at_more_than_pairs(kind, noun, tmp_path):
     assert vipo("data", "preview", *words, "--pairs", 2, "--out", out).exit_code == 0
 
 
+def test_candidates_can_be_looked_at_before_anybody_judges_them(tmp_path):
+    place = tmp_path / "candidates"
+    store = Store(place, {"made": "candidates"})
+    for number in range(3):
+        media = []
+        for colour in ("red", "blue"):
+            buffer = io.BytesIO()
+            Image.new("RGB", (64, 64 + number), colour).save(buffer, format="PNG")
+            media.append(buffer.getvalue())
+        store.add(Entry(f"a wall {number}", tuple(media), "candidates", models=("one", "two")))
+    store.close()
+    result = vipo("data", "check", place)
+    assert "3 groups of candidates looked at" in result.stdout
+    assert "for training" not in result.stdout
+    assert "nobody has judged these candidates" in result.stderr
+    assert json.loads(vipo("data", "check", place, "--json").stdout)["kind"] == "candidates"
+    stats = vipo("data", "stats", place).stdout
+    assert "groups of candidates 3" in stats
+    assert "one" in stats
+    for name in ("sheet.png", "page.html"):
+        assert vipo("data", "preview", place, "--out", tmp_path / name).exit_code == 0
+    assert "not judged" in (tmp_path / "page.html").read_text()
+    with pytest.raises(DataError, match="no ranked lists in") as caught:
+        open_pairs(str(place))
+    assert f"vipo data build {place}" in caught.value.hint
+
+
 def test_stats_tell_what_is_known_about_pairs(tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "b.png")
     file = tmp_path / "pairs.csv"
     file.write_text("prompt,winner,loser,probability\na,a.png,b.png,0.5\na,a.png,b.png,0.7\n")
     kept = vipo("data", "stats", file, "--set", "ties=keep", "--json")
     assert json.loads(kept.stdout)["labels"] == {"tie": 1, "uncertain": 1}
     result = vipo("data", "stats", file)
-    assert "left out 1 rows: a tie (probability is 0.5)" in result.stderr
+    assert "left out 1 rows: a tie" in result.stderr
     assert "uncertain" in result.stdout
 
 
@@ -101,7 +134,7 @@ def test_errors_reach_the_user_as_status_1(monkeypatch, capsys):
     assert caught.value.code == 1
     error, _, hint = capsys.readouterr().err.partition("\n\nhint: ")
     assert error == "error: no such file or folder: `nothing.csv`"
-    assert hint.startswith("data come as ")
+    assert hint.startswith("vipo list importers names the layouts")
 
 
 def test_cache_encodes_once_and_names_its_folder(tiny):

@@ -10,6 +10,7 @@ LISTS = {
     "datasets": {"shapes", "pickapic_v2", "files", "hub"},
     "rewards": {"pickscore"},
     "benchmarks": {"geneval"},
+    "categories": {"aesthetics", "text-rendering", "motion"},
     "recipes": set(recipe_names()),
 }
 
@@ -41,6 +42,15 @@ def test_the_parameters_of_a_method(vipo):
 def test_the_parameters_of_a_data_set(vipo):
     text = vipo("list", "datasets", "files")[1]
     assert "  path (required): " in text
+
+
+def test_how_pairs_of_a_category_are_made(vipo):
+    text = vipo("list", "categories", "composition")[1]
+    assert text.startswith("images, by ")
+    assert "agreed with people on" in text
+    known = json.loads(vipo("list", "categories", "composition", "--json")[1])
+    assert known["rubric"].strip() in text
+    assert vipo("list", "categories", "motion")[1].startswith("videos, by ")
 
 
 @pytest.mark.parametrize("what", ["methods", "datasets"])

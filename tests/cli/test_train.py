@@ -319,26 +319,56 @@ def test_labels_that_contradict_each_other_are_told(fails, tmp_path, pictures):
 
 
 def test_an_empty_data_set_is_told(fails, table):
-    assert fails("--data", table(lambda rows: rows.clear())).startswith("error: no pairs in `")
+    assert fails("--data", table(lambda rows: rows.clear())).startswith("error: no entries in `")
 
 
 def test_missing_columns_are_told(fails, table):
     error = fails("--data", table(columns=("prompt", "winner", "other")))
-    assert "lacks the columns loser" in error
-    assert "found: prompt, winner, other" in error
+    assert "no columns of media among `prompt`, `winner`, `other`" in error
+    assert "`winner` is there, and no `loser` beside it" in error
 
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
-    [("", "empty prompt in 1 rows: line 6"),
-     ("x" * 10_000, "prompt of 10,000 characters or more in 1 rows: line 6")],
+    [("", "2: empty prompt (line 6 of pairs.csv, line 7 of pairs.csv)"),
+     ("x" * 10_000, "2: prompt of 10,000 characters or more (line 6 of pairs.csv, line 7 of ")],
     ids=["empty", "endless"],
 )  # fmt: skip
 def test_prompts_that_nothing_can_be_made_of_are_told(fails, table, prompt, message):
     def spoil(rows):
-        rows[4][0] = prompt
+        rows[4][0] = rows[5][0] = prompt
 
-    assert message in fails("--data", table(spoil))
+    error = fails("--data", table(spoil))
+    assert "2 of 30 entries in `" in error
+    assert message in error
+
+
+def test_a_row_that_is_left_out_is_warned_about_and_counted(train, table):
+    def spoil(rows):
+        rows[4][0] = ""
+
+    status, text, err = train("--data", table(spoil), "--set", "data.held_out=4", "--json")
+    assert status == 0
+    assert json.loads(text)["dropped_rows"] == {"empty prompt": 1}
+    assert "warning: 1 of 30 entries in `" in err
+    assert "cannot be used and are left out\n  1: empty prompt (line 6 of pairs.csv)\n" in err
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with(vipo, train, table, pictures, tmp_path):
+    file, run = table(), tmp_path / "run"
+    assert train("--data", file, "--set", "data.held_out=4", "--out", run)[0] == 0
+    status, _, err = vipo("train", "--resume", run)
+    assert (status, "warning" in err, "importing" in err) == (0, False, False)
+    (file.parent / "w3.png").write_bytes(pictures[4][1])
+    status, _, err = vipo("train", "--resume", run)
+    assert status == 0
+    assert "warning: as many records as when `" in err
+    file.write_text("\n".join(file.read_text().splitlines()[:-1]))
+    status, _, err = vipo("train", "--resume", run)
+    assert status == 1
+    assert f"error: the data are not those that `{run}` began with" in err
+    assert "  pairs: 30 then, 29 now\n" in err
+    assert "hint: bring them back" in err
 
 
 def test_a_long_prompt_is_cut_by_the_text_encoder(train, table):
@@ -354,8 +384,8 @@ def test_missing_media_are_told(fails, table):
             row[1] = "nothing.png"
 
     error = fails("--data", table(spoil))
-    assert "30 of 30 pairs cannot be used" in error
-    assert "pair 0: winner: cannot read `" in error
+    assert "30 of 30 entries in `" in error
+    assert "a medium cannot be read (line 2 of pairs.csv: cannot read `" in error
     assert "No such file or directory" in error
 
 

@@ -348,25 +348,66 @@ def verl_omni(folder):
     put_media(folder / "images", NAMES)
 
 
+def scored(number, name, good):
+    """Return a record of RichHF-18K."""
+    said = {
+        "filename": [f"train/{name}.png".encode()],
+        "aesthetics_score": [0.5], "artifact_score": [0.5], "misalignment_score": [0.5],
+        "overall_score": [0.9 if good else 0.1],
+        "artifact_map": [heat(10 + number)], "misalignment_map": [heat(20 + number)],
+        "prompt_misalignment_label": [b"1"],
+    }  # fmt: skip
+    return record(example(said))
+
+
 def richhf(folder):
+    records = []
+    for number, prompt, winner, _ in pairs():
+        records.append(scored(number, winner, number % 2 == 0))
+        put(folder / "train" / f"{winner}.jpg", medium(winner))
+        put(folder / "train" / f"{winner}.txt", prompt)
+    put(folder / "train.tfrecord", b"".join(records))
+
+
+def richhf_of_pickapic(folder):
     records, rows = [], []
-    for number, prompt, winner, loser in pairs():
-        good = number % 2 == 0
-        name = winner if good else loser
-        said = {
-            "filename": [f"train/{name}.png".encode()],
-            "aesthetics_score": [0.5], "artifact_score": [0.5], "misalignment_score": [0.5],
-            "overall_score": [0.9 if good else 0.1],
-            "artifact_map": [heat(10)], "misalignment_map": [heat(20)],
-            "prompt_misalignment_label": [b"1"],
-        }  # fmt: skip
-        records.append(record(example(said)))
+    for number, prompt, winner, _ in pairs():
+        records.append(scored(number, winner, number % 2 == 0))
         rows.append(
-            {"caption": prompt, "image_0_uid": name, "image_1_uid": f"other{number}",
-             "jpg_0": medium(name), "jpg_1": medium(NAMES[20]), "label_0": 0.5, "label_1": 0.5}
+            {"caption": prompt, "image_0_uid": winner, "image_1_uid": f"other{number}",
+             "jpg_0": medium(winner), "jpg_1": medium(NAMES[20]), "label_0": 0.5, "label_1": 0.5}
         )  # fmt: skip
     put(folder / "train.tfrecord", b"".join(records))
     put_parquet(folder / "v1" / "train-00000-of-00001.parquet", rows)
+
+
+def answers(folder):
+    rows = []
+    for number, prompt, winner, loser in pairs():
+        one, other, label = shown(number, winner, loser)
+        best, worst = ("image_1", "image_2") if label == "a" else ("image_2", "image_1")
+        rows.append(
+            {"id": str(number), "status": "completed",
+             "images": {"image_1": f"https://x/main/image_quality_dev/{one}.jpg",
+                        "image_2": f"https://x/main/image_quality_sd/{other}.jpg",
+                        "prompt": prompt},
+             "model_1": "dev", "model_2": "sd", "category": "Animation",
+             "preference.responses": [best, best, worst],
+             "preference.responses.status": ["submitted"] * 3}
+        )  # fmt: skip
+        put_media(folder / "image_quality_dev", [one])
+        put_media(folder / "image_quality_sd", [other])
+    put_parquet(folder / "data" / "train-00000-of-00001.parquet", rows)
+
+
+def binarized(folder):
+    rows = [
+        {"id": str(number), "prompt": prompt, "chosen": {"bytes": medium(winner), "path": "x.jpg"},
+         "rejected": {"bytes": medium(loser), "path": "y.jpg"}, "chosen_model": "dev",
+         "rejected_model": "sd", "category": "Animation"}
+        for number, prompt, winner, loser in pairs()
+    ]  # fmt: skip
+    put_parquet(folder / "data" / "train-00000-of-00001.parquet", rows)
 
 
 SOURCES = {
@@ -375,10 +416,12 @@ SOURCES = {
         pickapic, table_of_winners, table_of_labels, lines_of_labels, lines_of_rankings,
         parquet_of_labels, two_folders, one_folder, shard, packed_shard, hpdv2, hpdv3, imagereward,
         rapidata, videofeedback, videogen_rewardbench, visionreward, ratings, videodpo,
-        flow_factory, simpletuner, verl_omni,
+        flow_factory, simpletuner, verl_omni, richhf, richhf_of_pickapic, answers, binarized,
     )
 }  # fmt: skip
 
+ELSEWHERE = {"richhf_of_pickapic": {"pickapic": "v1"}}
+"""Layouts of several parts, and the parameters that name folders of the source."""
 CHECKED = (".parquet", ".zip", ".tfrecord")
 """Formats of which every part has a checksum."""
 TEXT = (".csv", ".jsonl", ".json", ".txt", ".tar")

@@ -14,7 +14,10 @@ HEADER = "prompt,winner,loser"
 
 @pytest.fixture
 def table(tmp_path):
-    """Write lines of text, or rows as JSON, to a file, and return its path."""
+    """Write lines of text, or rows as JSON, to a file beside some media, and return its path."""
+
+    for name in ("w", "l", "1.png", "2.png", "3.png", "4.png", "map.png", "m.png"):
+        (tmp_path / name).write_bytes(name.encode() * 9)
 
     def write(*lines):
         file = tmp_path / ("data.csv" if isinstance(lines[0], str) else "data.jsonl")
@@ -28,7 +31,7 @@ def table(tmp_path):
 def problems(path):
     with pytest.raises(DataError) as caught:
         open_pairs(path)
-    return caught.value.details
+    return sorted(caught.value.details)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +40,6 @@ def problems(path):
         (("prompt", "winner", "loser", "liked"), "pair"),
         (("caption", "jpg_0", "jpg_1", "label_0", "label_1"), "pair"),
         (("prompt", "media"), "ranked list"),
-        (("prompt", "images", "model"), "ranked list"),
         (("prompt", "media", "liked"), "labelled sample"),
         (("prompt", "image", "liked"), "labelled sample"),
         (("prompt", "chosen"), "pair"),
@@ -56,7 +58,7 @@ def test_reads_what_a_table_says_about_its_pairs(table, tmp_path):
     first, second = open_pairs(path)
     assert (first.weight, first.probability) == (0.5, 0.75)
     assert first.noise_seeds == (3, 9007199254740993)
-    assert first.regions == (tmp_path / "map.png", None)
+    assert first.regions == (b"map.png" * 9, None)
     assert first.metadata == {"category": "x"}
     assert (second.noise_seeds, second.regions) == (None, None)
 
@@ -66,15 +68,15 @@ def test_json_lines_may_lack_what_is_optional(table, tmp_path):
     path = table(pair | {"noise_seed_l": 4, "region_l": "m.png"}, pair)
     first, second = open_pairs(path)
     assert first.noise_seeds == (-1, 4)
-    assert first.regions == (None, tmp_path / "m.png")
+    assert first.regions == (None, b"m.png" * 9)
     assert (second.noise_seeds, second.regions) == (None, None)
-    assert "weight is not a number" in problems(table(pair | {"weight": 1}, pair))[0]
+    assert [each.weight for each in open_pairs(table(pair | {"weight": 2}, pair))] == [2, 1]
 
 
 def test_votes_become_a_probability_and_ties_are_dropped_or_kept(table):
     path = table(f"{HEADER},votes_w,votes_l", "a,w,l,3,1", "b,w,l,2,2", "c,w,l,5,0")
     assert [pair.probability for pair in open_pairs(path)] == [0.75, 1]
-    assert dropped(open_pairs(path)) == {"a tie (votes_w equals votes_l)": 1}
+    assert dropped(open_pairs(path)) == {"a tie": 1}
     kept = open_pairs(path, {"ties": "keep"})
     assert [pair.probability for pair in kept] == [0.75, 0.5, 1]
     assert dropped(kept) == {}
@@ -84,14 +86,15 @@ def test_votes_become_a_probability_and_ties_are_dropped_or_kept(table):
 def test_a_probability_goes_before_votes(table):
     (pair,) = open_pairs(table(f"{HEADER},votes_w,votes_l,probability", "a,w,l,3,1,0.6"))
     assert pair.probability == 0.6
-    assert pair.metadata == {"votes_w": "3", "votes_l": "1"}
+    (pair,) = open_pairs(table(f"{HEADER},votes_w,votes_l,probability", "a,w,l,2,2,0.6"))
+    assert pair.probability == 0.6
 
 
 def test_reads_ranked_lists(table, tmp_path):
     (ranked,) = open_pairs(table({"prompt": "a", "media": ["1.png", "2.png", "3.png"]}))
     assert isinstance(ranked, RankedList)
     assert ranked.media == tuple(tmp_path / f"{rank}.png" for rank in (1, 2, 3))
-    (same,) = open_pairs(table("prompt,images,weight", 'a,"[""1.png"", ""2.png""]",3'))
+    (same,) = open_pairs(table("prompt,media,weight", 'a,"[""1.png"", ""2.png""]",3'))
     assert same == RankedList("a", (tmp_path / "1.png", tmp_path / "2.png"), weight=3)
 
 
@@ -109,38 +112,45 @@ def test_tells_all_cells_that_cannot_be_read(table):
     found = problems(
         table(
             f"{HEADER},weight,probability,noise_seed_w,noise_seed_l",
-            "a,w,l,-1,1.5,0.5,x",
-            "b,w,l,nan,,,-3",
+            "a,w,l,-1,,,",
+            "b,w,l,nan,,,",
+            "c,w,l,1,1.5,,",
+            "d,w,l,1,,0.5,",
+            "e,w,l,1,,,-3",
+            "f,w,l,1,,,x",
         )
     )
-    assert found == (
-        "weight is not a number of at least 0 in 2 rows: line 2, line 3",
-        "probability is not a number from 0 to 1 in 2 rows: line 2, line 3",
-        "noise_seed_w is not a whole number of at least 0, or empty in 1 rows: line 2",
-        "noise_seed_l is not a whole number of at least 0, or empty in 2 rows: line 2, line 3",
-    )
-    assert problems(table(f"{HEADER},votes_w,votes_l", "a,w,l,0,0")) == (
-        "no votes in 1 rows: line 2",
-    )
+    assert found == [
+        "1: probability outside 0 to 1 (line 4 of data.csv)",
+        "2: weight that is no number of at least 0 (line 2 of data.csv, line 3 of data.csv)",
+        "3: seeds that are no whole numbers of 63 bits "
+        "(line 5 of data.csv, line 6 of data.csv, line 7 of data.csv)",
+    ]
+    assert problems(table(f"{HEADER},votes_w,votes_l", "a,w,l,0,0", "a,w,l,,1", "a,w,l,1,-1")) == [
+        "1: no votes (line 2 of data.csv)",
+        "2: votes that are no numbers of at least 0 (line 3 of data.csv, line 4 of data.csv)",
+    ]
     pair = {"prompt": "a", "winner": "w", "loser": "l", "region_w": 5}
-    assert problems(table(pair)) == ("region_w is no path in 1 rows: line 1",)
+    assert problems(table(pair)) == ["1: region_w is no path (line 1 of data.jsonl)"]
 
 
 def test_tells_lists_and_labels_that_cannot_be_read(table):
-    lists = [{"prompt": "a", "media": each} for each in (["1"], ["1", 2], "1", ["1", "2"], [])]
-    assert problems(table(*lists)) == (
-        "media is no list of two or more paths in 4 rows: line 1, line 2, line 3, line 5",
-    )
-    assert problems(table("prompt,image,liked", "a,,maybe")) == (
-        "no image in 1 rows: line 2",
-        "liked is not true or false in 1 rows: line 2",
-    )
+    lists = [{"prompt": "a", "media": each} for each in (["w"], ["w", 2], "w", ["w", "l"], [])]
+    assert problems(table(*lists)) == [
+        "1: missing medium (line 2 of data.jsonl)",
+        "3: wrong number of media for a ranked list "
+        "(line 1 of data.jsonl, line 3 of data.jsonl, line 5 of data.jsonl)",
+    ]
+    assert problems(table("prompt,image,liked", "a,1.png,maybe", "b,,yes")) == [
+        "1: liked is neither true nor false (line 2 of data.csv)",
+        "1: missing medium (line 3 of data.csv)",
+    ]
 
 
 def test_all_ties_leave_nothing(table):
     with pytest.raises(DataError, match="no pairs in") as caught:
         open_pairs(table(f"{HEADER},probability", "a,w,l,0.5"))
-    assert caught.value.details == ("1 rows: a tie (probability is 0.5)",)
+    assert caught.value.details == ("1 rows: a tie",)
 
 
 def test_parquet_says_as_much_about_its_pairs(columns, write):
@@ -164,17 +174,17 @@ def test_parquet_says_as_much_about_its_pairs(columns, write):
     kept = open_pairs(str(write(media | said)), {"ties": "keep"})
     assert [pair.probability for pair in kept] == [0.75, 0.5, 1]
     assert kept[1].noise_seeds == (-1, 5)
-    assert problems(str(write(media | said | {"weight": [1.0, None, -1.0]}))) == (
+    assert problems(str(write(media | said | {"weight": [1.0, None, -1.0]}))) == [
         "weight is not a number of at least 0 in 1 rows: row 2",  # row 1 is a tie
-    )
+    ]
 
 
 @pytest.mark.parametrize("seeds", [[3, -1, None], [3.0, 0.5, None], ["3", "x", None]])
 def test_parquet_seeds_are_whole_and_not_below_0(columns, write, seeds):
     media = {"prompt": list("abc"), "winner": columns["jpg_0"][:3], "loser": columns["jpg_1"][:3]}
-    assert problems(str(write(media | {"noise_seed_w": seeds}))) == (
+    assert problems(str(write(media | {"noise_seed_w": seeds}))) == [
         "noise_seed_w is not a whole number of at least 0, or empty in 1 rows: row 1",
-    )
+    ]
     whole = open_pairs(str(write(media | {"noise_seed_w": [seeds[0], None, None]})))
     assert [pair.noise_seeds for pair in whole] == [(3, -1), None, None]
 
@@ -204,7 +214,7 @@ def test_parquet_holds_ranked_lists(columns, write):
     assert records[0] == RankedList("a", tuple(columns["jpg_0"][:3]))
     assert records[1] == RankedList("b", tuple(columns["jpg_1"][:2]), weight=2)
     structs = [[{"bytes": data, "path": None} for data in each] for each in lists["media"]]
-    same = open_pairs(str(write({"prompt": ["a", "b"], "images": structs}, "other.parquet")))
+    same = open_pairs(str(write({"prompt": ["a", "b"], "media": structs}, "other.parquet")))
     assert same[0] == records[0]
     assert records.scores == ()
 
@@ -214,9 +224,13 @@ def test_parquet_holds_labelled_samples(columns, write):
     records = open_pairs(str(write(rows)))
     assert [record.liked for record in records] == [True, False]
     assert records[1].media == (columns["jpg_0"][1],)
-    assert problems(str(write(rows | {"liked": [None, True]}))) == (
+    assert [each.liked for each in open_pairs(str(write(rows | {"liked": ["no", "yes"]})))] == [
+        False,
+        True,
+    ]
+    assert problems(str(write(rows | {"liked": [None, True]}))) == [
         "liked is not true or false in 1 rows: row 0",
-    )
+    ]
 
 
 def test_a_list_where_one_medium_belongs_is_refused(columns, write):
@@ -225,6 +239,15 @@ def test_a_list_where_one_medium_belongs_is_refused(columns, write):
         open_pairs(str(write({"prompt": ["a"], "image": [media], "liked": [True]})))
     with pytest.raises(DataError, match="`media` holds binary, not a list of media"):
         open_pairs(str(write({"prompt": ["a"], "media": media})))
+
+
+def test_the_order_of_images_is_not_guessed(columns, write):
+    rows = {"prompt": ["a"], "images": [columns["jpg_0"][:2]]}
+    with pytest.raises(DataError, match="no columns of media") as caught:
+        open_pairs(str(write(rows)))
+    assert "`images` is there, and neither `ranks` nor" in caught.value.details[0]
+    ranked = open_pairs(str(write(rows | {"ranks": [[2, 1]]})))[0]
+    assert ranked.media == (columns["jpg_0"][1], columns["jpg_0"][0])
 
 
 def test_other_rows_have_another_fingerprint(columns, write):

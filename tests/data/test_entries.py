@@ -43,6 +43,8 @@ def test_ties_stay_unless_told_otherwise(tmp_path):
     (tmp_path / "pairs.csv").write_text(
         "prompt,winner,loser,probability\np,a.png,b.png,0.5\nq,a.png,b.png,0.7\n"
     )
+    for side in "ab":
+        (tmp_path / f"{side}.png").write_bytes(side.encode())
     name = str(tmp_path / "pairs.csv")
     assert [entry.label for entry in open_entries(name)] == ["tie", "a"]
     dropped = open_entries(name, {"ties": "drop"})

@@ -131,6 +131,40 @@ def test_a_table_of_scores_counts_pairs_as_training_does(store, filtered, pictur
     assert [entry.id for entry in left] == ["r0", "r3"]
 
 
+def test_a_table_of_votes_says_what_is_a_tie(store, filtered, pictures, tmp_path):
+    """As `vipo analyze conflict` writes them: its ties, and columns that are no rewards."""
+    table = tmp_path / "pairs.parquet"
+    columns = {
+        "pair": [0, 1, 2, 3],
+        "r_w": [2.0, 2.0, 2.0, 2.0],
+        "r_l": [1.0, 1.9, 3.0, 1.0],
+        "r_margin": [1.0, 0.1, -1.0, 1.0],
+        "r_vote": pa.array([1, 0, -1, None], pa.int8()),
+        "s_margin": [1.0, 1.0, 1.0, 1.0],
+        "winner_probability": [1.0, 1.0, 1.0, 1.0],
+    }
+    pq.write_table(pa.table(columns), table)
+    entries = store(*scored(pictures, *MARGINS))
+    _, dropped = filtered(entries, agree=2, rewards=("r", "s"), scores=table)
+    assert sorted(dropped) == [1, 2]
+    with pytest.raises(DataError, match="scores of 5 are known") as caught:
+        finish(filter_entries(entries, tmp_path / "x", Conditions(agree=6, scores=table)))
+    assert {*caught.value.details} == {*"rsxyz"}
+
+
+@pytest.mark.parametrize(("ties", "kept"), [(b"keep", ["p1"]), (b"drop", ["p2"])])
+def test_a_table_says_whether_it_counts_ties(store, filtered, pictures, tmp_path, ties, kept):
+    entries = store(
+        Entry("p0", (pictures[0], pictures[1]), "tie"),
+        Entry("p1", (pictures[2], pictures[3]), "a"),
+        Entry("p2", (pictures[4], pictures[5]), "b"),
+    )
+    table = pa.table({"pair": [1], "r": [1.0]}).replace_schema_metadata({b"vipo.ties": ties})
+    pq.write_table(table, tmp_path / "pairs.parquet")
+    left, _ = filtered(entries, agree=1, scores=tmp_path / "pairs.parquet")
+    assert [entry.prompt for entry in left] == kept
+
+
 def test_a_table_of_margins_for_every_pair(store, filtered, pictures, tmp_path):
     table = tmp_path / "pairs.parquet"
     pq.write_table(pa.table({"r": [1.0, -1.0, 1.0, -1.0]}), table)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.damaged import NAMES, SOURCES, harm, medium, put, snapshot, tag, tar_data
+from tests.data.damaged import ELSEWHERE, NAMES, SOURCES, harm, medium, put, snapshot, tag, tar_data
 from vipo_cli.data.entry import record_of
 from vipo_cli.data.importing import Wanted, import_data
 from vipo_cli.data.stored import entries_in, open_stored
@@ -29,9 +29,16 @@ SLOW_ROUNDS = 50
 TAGS = {name: tag(name) for name in NAMES}
 
 
-def imported(source, out):
-    """Import a source, and return its entries: what they say, which media, and of what size."""
-    finish(import_data(source, out, Wanted(pairs="all")))
+def imported(source, out, folders):
+    """Import a source, and return its entries: what they say, which media, and of what size.
+
+    Args:
+        source: a folder.
+        out: where to.
+        folders: parameters that name folders of the source.
+    """
+    parameters = {name: str(source / folder) for name, folder in folders.items()}
+    finish(import_data(source, out, Wanted(pairs="all", parameters=parameters)))
     found = []
     for entry in entries_in(out):
         media = [media_bytes(medium) for medium in entry.media]
@@ -65,14 +72,14 @@ def near(text, other):
     return differing <= 16 or put_in or other.startswith(text)
 
 
-def check(source, out, expected):
+def check(source, out, expected, folders):
     """Import a damaged source; return how many entries are left.
 
     Every one of them is an entry of the source before: the same media in the same order of
     preference, with their prompt. Only within a prompt, and within a medium, may there be damage.
     """
     try:
-        found = imported(source, out)
+        found = imported(source, out, folders)
     except VipoError as error:
         assert str(error)
         return 0
@@ -106,7 +113,8 @@ def rounds(layout, tmp_path, monkeypatch, numbers):
     good = tmp_path / "good"
     good.mkdir()
     SOURCES[layout](good)
-    expected = imported(good, tmp_path / "undamaged")
+    folders = ELSEWHERE.get(layout, {})
+    expected = imported(good, tmp_path / "undamaged", folders)
     assert len(expected) >= 4
     assert all(name for _, names, _ in expected for name in names)
     elsewhere = tmp_path / "elsewhere"
@@ -122,7 +130,7 @@ def rounds(layout, tmp_path, monkeypatch, numbers):
         what = harm(rng, source)
         before = snapshot(tmp_path)
         try:
-            left += check(source, out, expected)
+            left += check(source, out, expected, folders)
         except AssertionError as error:
             raise AssertionError(f"{layout} {number}, {what}: {error}") from error
         except Exception as error:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from tests.data.damaged import SOURCES
 from vipo_cli.cli import app
 from vipo_cli.data import importing, store
 from vipo_cli.data.importing import Wanted, find_importer, import_data
@@ -126,6 +127,42 @@ def test_a_source_that_changed_is_not_gone_on_with(tmp_path, small):
     os.utime(source / "train-00000-of-00002.parquet", (1, 1))
     with pytest.raises(DataError, match="the source changed"):
         next(import_data(source, tmp_path / "out", Wanted()))
+
+
+@pytest.mark.parametrize(
+    ("layout", "parameter", "folder"),
+    [("richhf_of_pickapic", "pickapic", "v1"), ("richhf", "images", "train")],
+)
+def test_a_folder_that_a_parameter_names_is_part_of_the_source(
+    tmp_path, monkeypatch, layout, parameter, folder
+):
+    SOURCES[layout](tmp_path / "all")
+    (tmp_path / "apart").mkdir()
+    (tmp_path / "all" / folder).rename(tmp_path / "apart" / "train")
+    wanted = Wanted(parameters={parameter: str(tmp_path / "apart")})
+    monkeypatch.setattr(store, "GROUP_BYTES", 100)
+    monkeypatch.setattr(store, "SHARD_BYTES", 100)
+    passed = store.Store.passed
+    count = iter(range(3))
+
+    def interrupted(self):
+        if next(count, None) is None:
+            raise KeyboardInterrupt
+        passed(self)
+
+    monkeypatch.setattr(store.Store, "passed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        finish(import_data(tmp_path / "all", tmp_path / "out", wanted))
+    monkeypatch.setattr(store.Store, "passed", passed)
+    changed = next(file for file in (tmp_path / "apart").rglob("*") if file.is_file())
+    state = changed.stat()
+    os.utime(changed, (1, 1))
+    with pytest.raises(DataError, match="the source changed"):
+        next(import_data(tmp_path / "all", tmp_path / "out", wanted))
+    os.utime(changed, ns=(state.st_atime_ns, state.st_mtime_ns))
+    work = import_data(tmp_path / "all", tmp_path / "out", wanted)
+    assert next(work).done > 0
+    assert finish(work).manifest["entries"] == 5
 
 
 def test_what_cannot_be_used_is_counted_with_examples(tmp_path):

@@ -79,6 +79,12 @@ def test_names_all_missing_columns_and_those_found(columns, write):
     some = {name: columns[name] for name in ("caption", "jpg_0", "label_0")}
     with pytest.raises(DataError) as caught:
         open_pairs(str(write(some)))
+    assert "no columns of media among `caption`, `jpg_0`, `label_0`" in caught.value.message
+    write(columns, "train-0.parquet")
+    folder = write({name: columns[name] for name in some}, "train-1.parquet").parent
+    (folder / "train-00000-of-00001.parquet").unlink()
+    with pytest.raises(DataError) as caught:
+        open_pairs(str(folder))
     assert "missing jpg_1, label_1; found caption, jpg_0, label_0" in caught.value.details[0]
 
 

@@ -30,10 +30,12 @@ def test_unknown_names_and_paths():
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "pairs.txt").write_text("x")
-    with pytest.raises(DataError, match="cannot read"):
-        open_pairs(str(tmp_path / "pairs.txt"))
-    with pytest.raises(DataError, match="nothing that holds pairs"):
-        open_pairs(str(tmp_path))
+    for place in (tmp_path / "pairs.txt", tmp_path):
+        with pytest.raises(DataError, match="is in no layout that is known") as caught:
+            open_pairs(str(place))
+        assert any(line.startswith("folders: ") for line in caught.value.details)
+    with pytest.raises(DataError, match="a pattern is for Parquet"):
+        open_pairs(str(tmp_path / "*.txt"))
 
 
 def test_pickapic_without_files_says_what_to_do(tmp_path):

@@ -1,9 +1,10 @@
 """Write golden/vlm.json: what the code of HPSv3 and VideoAlign makes of random weights and media.
 
-    python tests/rewards/make_vlm_golden.py HPSV3 VIDEOALIGN
+    python tests/rewards/make_vlm_golden.py HPSV3 VIDEOALIGN MANTIS
 
 run with transformers 4.45.2, peft 0.13.2 and torchvision 0.28.0. HPSV3 is the folder `hpsv3` of the
-unpacked wheel of hpsv3 1.0.0, VIDEOALIGN a checkout of KwaiVGI/VideoAlign at 219ab9d. Only the
+unpacked wheel of hpsv3 1.0.0, VIDEOALIGN a checkout of KwaiVGI/VideoAlign at 219ab9d, MANTIS the
+file `mantis/models/idefics2/modeling_idefics2.py` of TIGER-AI-Lab/Mantis at f3a3192. Only the
 packages that neither model needs (trl, datasets, pandas, matplotlib, tensorboard) are stood in for,
 and decord by a reader of frames that are in memory.
 """
@@ -14,6 +15,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 from unittest.mock import MagicMock
 
@@ -24,13 +26,23 @@ LIBRARY = torch.library.Library("torchvision", "DEF")
 LIBRARY.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 LIBRARY.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
+import numpy as np  # noqa: E402
 import random_qwen2vl as given  # noqa: E402
 import torchvision  # noqa: E402
 import transformers  # noqa: E402
 import transformers.trainer  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
 from PIL import Image  # noqa: E402
-from transformers import Qwen2TokenizerFast, Qwen2VLConfig, Qwen2VLImageProcessor, Qwen2VLProcessor  # noqa: E402
+from transformers import (  # noqa: E402
+    Idefics2Config,
+    Idefics2ImageProcessor,
+    Idefics2Processor,
+    LlamaTokenizerFast,
+    Qwen2TokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+)
 
 TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>"
@@ -198,10 +210,52 @@ def videoalign(package, outputs):
     return {"shapes": shapes, "rewards": own, "with_mrope": other, **described(batch)}
 
 
+def videoscore(file):
+    """Through Mantis's own model, frames and text as VideoScore's own example has them."""
+    modeling = load(file, "mantis_idefics2")
+    config = Idefics2Config(**given.idefics_config())
+    config._attn_implementation = "eager"
+    model = modeling.Idefics2ForSequenceClassification(config)
+    shapes = filled(model)
+    with tempfile.TemporaryDirectory() as folder:
+        given.write_tokenizer(Path(folder) / "tokenizer.json", given.IDEFICS)
+        tokenizer = LlamaTokenizerFast(
+            tokenizer_file=str(Path(folder) / "tokenizer.json"), add_bos_token=False
+        )
+    options = {key: each for key, each in given.OF_FRAMES.items() if key != "image_processor_type"}
+    prepare = Idefics2Processor(Idefics2ImageProcessor(**options), tokenizer, image_seq_len=4)
+    rewards = []
+    for (frames, _), prompt in zip(given.frames(), given.PROMPTS, strict=True):
+        total, most = len(frames), 16
+        places = np.arange(0, total, total / most).astype(int) if total > most else np.arange(total)
+        chosen = [Image.fromarray(frames[place]) for place in places]
+        text = given.INSTRUCTIONS["videoscore"].format(text_prompt=prompt)
+        text += "<image> " * len(chosen)
+        inputs = prepare(text=text, images=chosen, return_tensors="pt")
+        with torch.no_grad():
+            rewards.append(model(**inputs).logits[0].double().tolist())
+    return {"shapes": shapes, "rewards": rewards, "places": places_of(modeling, 49, 58)}
+
+
+def places_of(modeling, rows, columns):
+    """Return where Mantis's code places the first column and the first row of so many patches."""
+    sizes = SimpleNamespace(hidden_size=1, image_size=980, patch_size=14, num_channels=3)
+    embeddings = modeling.Idefics2VisionEmbeddings(sizes)
+    embeddings.patch_embedding.weight.data.zero_()
+    embeddings.patch_embedding.bias.data.zero_()
+    embeddings.position_embedding.weight.data = torch.arange(4900.0)[:, None]
+    mask = torch.ones(1, rows, columns, dtype=torch.bool)
+    with torch.no_grad():
+        found = embeddings(torch.zeros(1, 3, 14 * rows, 14 * columns), mask)
+    found = found.view(rows, columns).int()
+    return {"column": found[:, 0].tolist(), "row": found[0].tolist()}
+
+
 def main():
-    packages = [Path(each) for each in sys.argv[1:3]]
-    stand_in("trl", "datasets", "pandas", "matplotlib", "matplotlib.pyplot", "matplotlib.patches",
-             "torch.utils.tensorboard", "hpsv3", "hpsv3.utils", "hpsv3.utils.training_utils", "decord")  # fmt: skip
+    packages = [Path(each) for each in sys.argv[1:4]]
+    stand_in("trl", "datasets", "pandas", "torch.utils.tensorboard", "decord")
+    stand_in("matplotlib", "matplotlib.pyplot", "matplotlib.patches")
+    stand_in("hpsv3", "hpsv3.utils", "hpsv3.utils.training_utils")
     sys.modules["trl"].RewardTrainer = type("RewardTrainer", (), {})
     sys.modules["decord"].VideoReader = Frames
     sys.modules["decord"].__spec__ = importlib.util.spec_from_loader("decord", None)
@@ -212,10 +266,12 @@ def main():
             "torchvision": torchvision.__version__,
             "hpsv3": "1.0.0",
             "VideoAlign": "219ab9db64c045e5181a2202d11f686439351292",
+            "Mantis": "f3a319202d882a1794d28440b77bba7c58869a9e",
         },
         "hpsv3": hpsv3(packages[0]),
         "videoalign": videoalign(packages[1], 1),
         "videoalign-3": videoalign(packages[1], 3),
+        "videoscore": videoscore(packages[2]),
     }
     given.GOLDEN.parent.mkdir(exist_ok=True)
     given.GOLDEN.write_text(json.dumps(found) + "\n")

@@ -34,6 +34,7 @@ INSTRUCTIONS = {
     "Rating: <|Reward|>\n\nEND\n",
     "videoalign": "\nVisual: <|VQ_reward|>\nEND\n\nMotion: <|MQ_reward|>\nEND\n\n"
     "Prompt - {text_prompt}\nAlignment: <|TA_reward|>\nEND\n",
+    "videoscore": '\nHow good is it?  \nThe prompt is "{text_prompt}",\nall frames follow:\n',
 }
 PROMPTS = (
     "two dogs, one {brown} & one white",
@@ -134,6 +135,57 @@ def config():
     }
 
 
+def idefics_config():
+    """Return a description of an Idefics2 whose frames have up to 8 patches a side."""
+    return {
+        "model_type": "idefics2",
+        "image_token_id": 256 + len(SPECIALS) + 1,
+        "pad_token_id": 256,
+        "num_labels": 5,
+        "tie_word_embeddings": False,
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 112,
+            "patch_size": 14,
+        },
+        "perceiver_config": {
+            "hidden_size": 48,
+            "rms_norm_eps": 1e-5,
+            "resampler_n_latents": 4,
+            "resampler_depth": 2,
+            "resampler_n_heads": 2,
+            "resampler_head_dim": 16,
+            "num_key_value_heads": 1,
+        },
+        "text_config": {
+            "model_type": "mistral",
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 280,
+            "pad_token_id": 256,
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 32768,
+            "sliding_window": 4096,
+        },
+    }
+
+
+IDEFICS = ("<fake_token_around_image>", "<image>", "<end_of_utterance>")
+OF_FRAMES = {
+    "image_processor_type": "Idefics2ImageProcessor",
+    "do_image_splitting": False,
+    "size": {"longest_edge": 112, "shortest_edge": 56},
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+
+
 def tensors(shapes):
     """Return a state dict of given shapes, each tensor by its name alone."""
     import torch
@@ -194,6 +246,20 @@ def write_files(folder, kind, shapes, outputs=1):
         head, tail = INSTRUCTIONS[kind].split("Rating:")
         code = f"INSTRUCTION = {head!r}\n\nprompt_with_special_token = {'Rating:' + tail!r}\n"
         (folder / "hpsv3-1.0.0-py3-none-any.whl").write_text(code)
+    elif kind == "videoscore":
+        (folder / "config.json").write_text(json.dumps(idefics_config()))
+        write_tokenizer(folder / "tokenizer.json", IDEFICS)
+        (folder / "preprocessor_config.json").write_text(json.dumps(OF_FRAMES))
+        whole = tensors(shapes)
+        names = sorted(whole)
+        index = {}
+        for number, part in enumerate((names[::2], names[1::2])):
+            file = f"model-0000{number + 1}-of-00002.safetensors"
+            save_file({name: whole[name] for name in part}, folder / file)
+            index |= dict.fromkeys(part, file)
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+        code = f"import av\nREGRESSION_QUERY_PROMPT = {INSTRUCTIONS[kind]!r}\n"
+        (folder / "run_videoscore.py").write_text(code)
     else:
         (folder / "model_config.json").write_text(json.dumps(model_config(outputs)))
         (folder / "checkpoint-11352").mkdir(exist_ok=True)

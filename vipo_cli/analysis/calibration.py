@@ -114,18 +114,20 @@ def _bins(
     if count < 1:
         return ()
     bins = np.minimum(places * count, count - 1).astype(np.int64)  # equal sizes share a bin
-    right = cells_of(clusters, bins, count).shares((np.sign(won) + 1) / 2)
+    right = cells_of(clusters, bins, count).shares((np.sign(won) + 1) / 2).intervals()
     size = np.abs(won)
     sums = np.bincount(bins, size, count)
     low, high = np.full(count, np.inf), np.zeros(count)
     np.minimum.at(low, bins, size)
     np.maximum.at(high, bins, size)
     found = []
-    for number in np.flatnonzero(right.n).tolist():
-        margin = float(sums[number] / right.n[number])
+    for number, accuracy in enumerate(right):
+        if not accuracy.n:
+            continue
+        margin = float(sums[number] / accuracy.n)
         fitted = None if slope is None else float(_sigmoid(np.array(slope * margin)))
         ends = float(low[number]), float(high[number])
-        found.append(Bin(*ends, margin, right.interval(number), fitted))
+        found.append(Bin(*ends, margin, accuracy, fitted))
     return tuple(found)
 
 

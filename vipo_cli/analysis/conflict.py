@@ -26,7 +26,7 @@ from vipo_cli.analysis.agreement import (
 from vipo_cli.analysis.calibration import Calibration, calibrate
 from vipo_cli.analysis.dominance import INDIFFERENCE, DominanceReport, dominance
 from vipo_cli.analysis.intervals import Interval
-from vipo_cli.analysis.shares import clustered_share
+from vipo_cli.analysis.shares import Cells, whole
 from vipo_cli.analysis.strata import Part, Stratum, divide
 
 TIE = 1e-6
@@ -247,6 +247,7 @@ def conflict(
         raise ValueError("a conflict needs two rewards and a pair that both can judge")
     siding, against = (ways > 0).sum(1), (ways < 0).sum(1)
     clusters = _numbered(prompts)
+    cells = whole(clusters)
     alike = np.where(complete, (siding == k) | (against == k), np.nan)[way]
     right, outvoted = (
         np.where(judged, np.where(complete, of_ways, np.nan)[way], np.nan)
@@ -264,7 +265,7 @@ def conflict(
     accuracy = {
         name: _accuracy(
             (won[:, column], votes[:, column], labels),
-            clusters,
+            cells,
             None if ranks is None else ranks[column],
         )
         for column, name in enumerate(rewards)
@@ -278,9 +279,9 @@ def conflict(
         n_tied=int((~judged).sum()),
         rewards=tuple(rewards),
         dimensions={name: about.dimensions[name] for name in rewards if name in about.dimensions},
-        unanimous=Unanimity(clustered_share(alike, clusters), 2 * 0.5**k, all_right + all_wrong),
-        unanimous_with_label=Unanimity(clustered_share(right, clusters), 0.5**k, all_right),
-        outvoted=clustered_share(outvoted, clusters),
+        unanimous=Unanimity(cells.shares(alike).interval(0), 2 * 0.5**k, all_right + all_wrong),
+        unanimous_with_label=Unanimity(cells.shares(right).interval(0), 0.5**k, all_right),
+        outvoted=cells.shares(outvoted).interval(0),
         votes=tuple(
             np.bincount(siding[complete], times_judged[complete], k + 1).astype(int).tolist()
         ),
@@ -352,7 +353,7 @@ def _ways(votes: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.i
 
 def _accuracy(
     judgement: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
-    clusters: NDArray[np.int64],
+    cells: Cells,
     ranks: NDArray[np.float64] | None,
 ) -> Accuracy:
     """Measure one reward by its margins and votes, and by the labels."""
@@ -363,12 +364,12 @@ def _accuracy(
         with_ties = calibrate_ties(won[known], np.where(judged, 1.0, 0.0)[known])
         votes, won = np.where(judged, votes, np.nan), np.where(judged, won, np.nan)
     sided = (votes + 1) / 2
-    share = clustered_share(sided, clusters)
+    share = cells.shares(sided).interval(0)
     ties = float((votes == 0).sum() / share.n) if share.n else float("nan")
     decided = share
     if ties > 0:
-        decided = clustered_share(np.where(votes == 0, np.nan, sided), clusters)
-    return Accuracy(share, decided, ties, with_ties, calibrate(won, clusters, ranks))
+        decided = cells.shares(np.where(votes == 0, np.nan, sided)).interval(0)
+    return Accuracy(share, decided, ties, with_ties, calibrate(won, cells.cell, ranks))
 
 
 def _agreement(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vipo_cli.analysis.intervals import RESAMPLES, Interval, Labels
+from vipo_cli.analysis.intervals import RESAMPLES, Interval, Labels, widened
 
 STEPS = 100
 RIDGE = 1e-3
@@ -106,7 +106,7 @@ def rank(
     n = int(whole[:, :, 0].sum() + whole[:, :, 1].sum() / 2)
 
     def interval(value: float, drawn: NDArray[np.float64]) -> Interval:
-        low, high = _widened(drawn, len(tables))
+        low, high = widened(drawn, [len(tables)])
         stderr = float(drawn.std(ddof=1))
         return Interval(float(value), stderr, low, high, n, len(tables), "cluster-bootstrap")
 
@@ -235,21 +235,6 @@ def _resampled(tables: NDArray[np.float64], resamples: int, seed: int) -> NDArra
     drawn = (times @ tables.reshape(groups, -1)).reshape(resamples, *tables.shape[1:])
     strength, _ = _fit(drawn, RIDGE)
     return strength
-
-
-def _widened(drawn: NDArray[np.float64], groups: int) -> tuple[float, float]:
-    """Return the ends of the middle 95 % of resamples, or of more for few clusters.
-
-    A resample spreads less than a sample by sqrt((g - 1) / g), and knows nothing of Student: the
-    percentiles are moved outwards by both (Hesterberg 2015).
-    """
-    from scipy.stats import norm, t
-
-    if groups < 2:
-        return -np.inf, np.inf
-    outer = float(norm.cdf(-np.sqrt(groups / (groups - 1)) * t.ppf(0.975, groups - 1)))
-    low, high = np.quantile(drawn, [outer, 1 - outer]).tolist()
-    return low, high
 
 
 def _win_shares(strength: NDArray[np.float64], nu: float) -> NDArray[np.float64]:

@@ -45,17 +45,16 @@ class Shares:
     n: NDArray[np.int64]
     n_clusters: NDArray[np.int64]
 
+    def intervals(self) -> list[Interval]:
+        """Return all of them."""
+        columns = (self.value, self.stderr, self.low, self.high, self.n, self.n_clusters)
+        value, stderr, low, high, n, clusters = (column.tolist() for column in columns)
+        methods = [METHOD if count else "none" for count in n]
+        return list(map(Interval, value, stderr, low, high, n, clusters, methods))
+
     def interval(self, group: int) -> Interval:
         """Return one of them."""
-        return Interval(
-            float(self.value[group]),
-            float(self.stderr[group]),
-            float(self.low[group]),
-            float(self.high[group]),
-            int(self.n[group]),
-            int(self.n_clusters[group]),
-            METHOD if self.n[group] else "none",
-        )
+        return self.intervals()[group]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +63,24 @@ class Cells:
 
     Attributes:
         cell: of each sample.
+        counts: of the samples in each cell.
         group: of each cell.
         groups: how many there are.
     """
 
     cell: NDArray[np.int64]
+    counts: NDArray[np.float64]
     group: NDArray[np.int64]
     groups: int
 
     def shares(self, values: NDArray[np.float64]) -> Shares:
         """Return the share in each group, of values between 0 and 1; NaN is left out."""
         missing = np.isnan(values)
-        size = len(self.group)
+        size, counts = len(self.group), self.counts
         if missing.any():
-            counts = np.bincount(self.cell, ~missing, size)
-            sums = np.bincount(self.cell, np.where(missing, 0.0, values), size)
-        else:
-            counts = np.bincount(self.cell, minlength=size).astype(float)
-            sums = np.bincount(self.cell, values, size)
+            counts = np.bincount(self.cell, ~missing, size).astype(float)
+            values = np.where(missing, 0.0, values)
+        sums = np.bincount(self.cell, values, size)
         there = counts > 0
         n = np.bincount(self.group, counts, self.groups).astype(float)
         found = np.bincount(self.group, there, self.groups).astype(float)
@@ -102,16 +101,21 @@ def cells_of(clusters: NDArray[np.int64], groups: NDArray[np.int64], n_groups: i
         groups: of each sample, as numbers below `n_groups`.
         n_groups: how many there are.
     """
-    if not len(clusters):
-        return Cells(np.zeros(0, np.int64), np.zeros(0, np.int64), n_groups)
-    width = int(clusters.max()) + 1
+    width = int(clusters.max(initial=0)) + 1
     if n_groups == 1:
-        return Cells(clusters, np.zeros(width, np.int64), 1)
-    keys = groups * width + clusters
-    if n_groups * width <= DENSE * len(keys):
-        return Cells(keys, np.repeat(np.arange(n_groups), width), n_groups)
-    kept, cell = np.unique(keys, return_inverse=True)  # a table of all by all would be vast
-    return Cells(cell, np.asarray(kept // width, np.int64), n_groups)
+        cell, group = clusters, np.zeros(width, np.int64)
+    elif n_groups * width <= DENSE * len(clusters):
+        cell, group = groups * width + clusters, np.repeat(np.arange(n_groups), width)
+    else:  # a table of all groups by all clusters would be vast
+        kept, cell = np.unique(groups * width + clusters, return_inverse=True)
+        group = np.asarray(kept // width, np.int64)
+    counts = np.bincount(cell, minlength=len(group)).astype(float)
+    return Cells(cell, counts, group, n_groups)
+
+
+def whole(clusters: NDArray[np.int64]) -> Cells:
+    """Divide samples by cluster alone, into one group."""
+    return cells_of(clusters, np.zeros(0, np.int64), 1)
 
 
 def clustered_share(values: ArrayLike, clusters: NDArray[np.int64]) -> Interval:
@@ -121,8 +125,7 @@ def clustered_share(values: ArrayLike, clusters: NDArray[np.int64]) -> Interval:
         values: 0 or 1, or 1/2 for what is undecided.
         clusters: of each value, as numbers from 0.
     """
-    values = np.asarray(values, float)
-    return cells_of(clusters, np.zeros(0, np.int64), 1).shares(values).interval(0)
+    return whole(clusters).shares(np.asarray(values, float)).interval(0)
 
 
 def _wilson(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vipo_cli.analysis.intervals import Interval
-from vipo_cli.analysis.shares import Shares, cells_of
+from vipo_cli.analysis.shares import cells_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +75,16 @@ def divide(
             continue
         everything = bool(known.all())
         cells = cells_of(clusters if everything else clusters[known], codes, len(stratum.names))
-        shares: dict[str, Shares] = {
-            measure: cells.shares(values if everything else values[known])
+        shares = {
+            measure: cells.shares(values if everything else values[known]).intervals()
             for measure, values in measures.items()
         }
         found[name] = {
             part: Part(
-                int(shares["unanimous"].n[number]),
-                **{measure: each.interval(number) for measure, each in shares.items()},
+                shares["unanimous"][number].n,
+                **{measure: each[number] for measure, each in shares.items()},
             )
             for number, part in enumerate(stratum.names)
-            if shares["unanimous"].n[number]
+            if shares["unanimous"][number].n
         }
     return found

@@ -5,8 +5,9 @@ that a vision-language model's answer begins with the right one, in any of some 
 over a prompt's questions (Soft-TIFA AM) tells of its parts; their geometric mean (Soft-TIFA GM) of
 the prompt as a whole, since one thing that is missing pulls it down.
 
-As in the public script a spelling counts by its first token alone, so that spellings which share it
-count twice. Checked by hand and with a random Qwen2-VL; Qwen3-VL itself was not at hand. The data set is CC BY-NC 4.0: it is read from a file or fetched, never part of vipo.
+As in the public script a spelling counts by its first token alone, so that spellings which share
+it count twice. Checked by hand and with a random Qwen2-VL; Qwen3-VL itself was not at hand. The
+data set is CC BY-NC 4.0: it is read from a file or fetched, never part of vipo.
 """
 
 import math
@@ -58,7 +59,7 @@ def geneval2(
         Field(description="Precision; auto: bf16 on a GPU, else fp32."),
     ] = "auto",
 ) -> Task:
-    """GenEval 2 (arXiv 2512.16853): the chance of right answers about a picture (Soft-TIFA), in %."""
+    """GenEval 2 (arXiv 2512.16853): the chance of right answers on a picture (Soft-TIFA), in %."""
     chat = load_chat(judge, device, dtype)
     return GenEval2(chat, identity(judge, chat), batch_size, dtype)
 

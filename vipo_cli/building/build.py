@@ -12,7 +12,6 @@ import numpy as np
 from vipo_cli.data.entry import Entry
 from vipo_cli.data.row_groups import read_columns
 from vipo_cli.data.store import MANIFEST, Store
-from vipo_cli.data.stored import read_manifest
 from vipo_cli.errors import DataError
 from vipo_cli.run import Progress, Work, writing
 
@@ -115,8 +114,8 @@ def write_pairs(plan: Plan, out: Path, *, balance: bool, seed: int) -> Work[Buil
         store.passed()
         if number % WRITTEN == 0:
             yield Progress("writing pairs", number, len(chosen))
+    _tell_stories(out, store.flush())  # what lies beside a data set is there before it is one
     store.close()
-    _tell_stories(out)
     yield Progress("writing pairs", len(chosen), len(chosen))
     categories = Counter(each.category or "" for each in chosen)
     return Built(out, len(chosen), dict(sorted(categories.items())), dict(left_out), plan.report)
@@ -135,11 +134,11 @@ def _level(pairs: Sequence[Planned], seed: int) -> list[Planned]:
     return [pairs[place] for place in sorted(place for own in kept for place in own)]
 
 
-def _tell_stories(out: Path) -> None:
+def _tell_stories(out: Path, shards: Sequence[Path]) -> None:
     """Write how each pair came to be, without its media."""
     with writing(out / STORY) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        for shard in read_manifest(out)["shards"]:
-            for row in _without_media(out / shard["file"]):
+        for shard in shards:
+            for row in _without_media(shard):
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

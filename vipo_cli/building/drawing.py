@@ -24,8 +24,8 @@ from vipo_cli.evaluation.generate import is_whole, load_target
 from vipo_cli.evaluation.target import Target, find_target, target_fingerprint
 from vipo_cli.media import Pixels
 from vipo_cli.models import Family, family_of
-from vipo_cli.models.family import Condition
-from vipo_cli.models.sample import decode_latents, fitting_batch_size, sample_latents, shape_of
+from vipo_cli.models.draw import drawer
+from vipo_cli.models.sample import fitting_batch_size
 from vipo_cli.run import Progress, Work, write_json, writing
 from vipo_cli.training.sampling import encoded
 
@@ -208,37 +208,8 @@ Draw = Callable[[Sequence[Job]], list[Pixels]]
 
 def _by_family(family: Family, artist: Artist) -> Draw:
     """Draw from noise that training can make again from the seed alone."""
-    shape, pipeline = shape_of(family), family.pipeline
-    known: dict[str, Condition] = {}
-    if family.size.frames > 1 and hasattr(pipeline.vae, "enable_tiling"):
-        pipeline.vae.enable_tiling()
-
-    def condition(texts: Sequence[str]) -> Condition:
-        for text in texts:  # alone, so that its neighbours cannot change its bits
-            if text not in known:
-                known[text] = family.encode_prompts([text])
-        parts = [known[text] for text in texts]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    @torch.inference_mode()
-    def draw(jobs: Sequence[Job]) -> list[Pixels]:
-        generators = [torch.Generator().manual_seed(job.seed) for job in jobs]
-        noise = torch.stack([torch.randn(shape, generator=each) for each in generators])
-        latents = sample_latents(
-            family,
-            noise.to(pipeline.device, pipeline.dtype),
-            condition([job.prompt for job in jobs]),
-            condition([""] * len(jobs)) if artist.guidance > 1 else {},
-            generators,
-            steps=artist.steps,
-            guidance=artist.guidance,
-        )
-        for text in {job.prompt for job in jobs}:
-            known.pop(text)
-        each = (latents[place : place + 1] for place in range(len(jobs)))  # decoding takes room
-        return [pixels for one in each for pixels in decode_latents(family, one)]
-
-    return draw
+    draw = drawer(family, steps=artist.steps, guidance=artist.guidance)
+    return lambda jobs: draw([job.prompt for job in jobs], [job.seed for job in jobs])
 
 
 def _by_pipeline(pipeline: Any, artist: Artist) -> Draw:

@@ -11,7 +11,7 @@ from vipo_cli.building.drawing import Sampling, drawn_folder, find_artists, forg
 from vipo_cli.building.judged import Choice, plan_judged, verdicts_file
 from vipo_cli.building.perturbers import CHANGES, Change
 from vipo_cli.data.lazy import first
-from vipo_cli.data.sources import open_pairs
+from vipo_cli.data.sources import opening
 from vipo_cli.data.stored import is_stored
 from vipo_cli.errors import DataError, UnknownName
 from vipo_cli.run import Work
@@ -107,7 +107,7 @@ def _plan(wish: Wish, by: str, category: Category | None, out: Path) -> Work[Pla
         from vipo_cli.building.drawn import plan_self_play
 
         artists = find_artists(wish.models, wish.sampling)
-        records = first(open_pairs(wish.source, wish.parameters), wish.limit)
+        records = first((yield from opening(wish.source, wish.parameters)), wish.limit)
         return (yield from plan_self_play(records, artists, wish.sampling, out, wish.category))
     if way == "judge":
         from vipo_cli.building.judge import find_judge

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vipo_cli.cli import eval_setup
+from vipo_cli.cli import eval_setup, eval_vbench
 from vipo_cli.cli.output import Json, Output, Quiet
 from vipo_cli.errors import Interrupted, VipoError
 
@@ -502,3 +502,4 @@ def _between(ci95: list[float] | None, sign: str = "") -> str:
 
 
 eval_setup.register(app)
+eval_vbench.register(app)

@@ -76,7 +76,8 @@ class Output:
                     raise Interrupted("stopped on request")
                 if progress.warning:
                     self.warn(progress.warning)
-                draw(progress)
+                if progress.stage:
+                    draw(progress)
 
             return finish(work, watch)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vipo_cli.data.cells import blank, number, truth, whole
 from vipo_cli.data.prompts import listed
 from vipo_cli.data.record import Kind, LabelledSample, PreferencePair, RankedList, Record
 from vipo_cli.media import Media
@@ -81,7 +82,6 @@ LAYOUTS = (
     PAIRS,
     PICKAPIC,
     Layout("ranked list", "prompt", ("media",)),
-    Layout("ranked list", "prompt", ("images",)),
     Layout("labelled sample", "prompt", ("image",), ("liked",), LABELLED),
     Layout("labelled sample", "prompt", ("media",), ("liked",), LABELLED),
 )
@@ -98,27 +98,21 @@ def guess_layout(names: Collection[str], layouts: Sequence[Layout] = LAYOUTS) ->
 
 
 def read_number(cell: Any) -> float:
-    """Read a number; NaN if the cell holds none."""
-    try:
-        return float(cell)
-    except (TypeError, ValueError):
-        return math.nan
+    """Read a finite number; NaN if the cell holds none."""
+    value = number(cell)
+    return math.nan if value is None else value
 
 
 def read_seed(cell: Any) -> int:
     """Read a whole number of at least 0; -1 if the cell is empty, -2 if it holds none."""
-    text = str(cell).strip().removesuffix(".0")  # as tools write numbers with gaps between them
-    if text in ("", "None", "nan"):
-        return -1
-    return int(text) if text.isdecimal() and int(text) < 2**63 else -2
+    value = -1 if blank(cell) else whole(cell)
+    return -2 if value is None else value
 
 
 def read_truth(cell: Any) -> float:
-    """Read true or false, 1 or 0, as 1 or 0; NaN if the cell holds none of them."""
-    word = str(cell).strip().lower()
-    if word in ("true", "1", "1.0"):
-        return 1.0
-    return 0.0 if word in ("false", "0", "0.0") else math.nan
+    """Read what is true or false as 1 or 0; NaN if the cell says neither."""
+    value = truth(cell)
+    return math.nan if value is None else float(value)
 
 
 @dataclass(frozen=True, slots=True)

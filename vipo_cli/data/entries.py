@@ -8,11 +8,12 @@ from typing import Any
 
 from vipo_cli.data import datasets
 from vipo_cli.data.entry import Entry, entry_of, lifted
-from vipo_cli.data.lazy import Subset, dropped
+from vipo_cli.data.lazy import LazyRecords, Subset, dropped
 from vipo_cli.data.record import Kind, Record
-from vipo_cli.data.sources import find_source, open_pairs
+from vipo_cli.data.sources import find_source, opening
 from vipo_cli.data.stored import StoredRecords, entries_in, is_stored, read_manifest
 from vipo_cli.data.usable import kind_of
+from vipo_cli.run import Work, finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Entries:
         at: reads one of them, where that takes no reading of those before it.
         folder: where they lie, if in the layout that vipo keeps: all of them, in this order.
         left_out: how many rows of the source are no entries, by reason.
+        unusable: how many of these are so because something is wrong with them.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Entries:
     at: Callable[[int], Entry] | None = None
     folder: Path | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    unusable: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.count
@@ -61,6 +64,13 @@ class Entries:
 def open_entries(
     name: str, parameters: Mapping[str, Any] | None = None, limit: int | None = None
 ) -> Entries:
+    """Open all entries as `opening_entries` does, without a word of how it goes."""
+    return finish(opening_entries(name, parameters, limit))
+
+
+def opening_entries(
+    name: str, parameters: Mapping[str, Any] | None = None, limit: int | None = None
+) -> Work[Entries]:
     """Open all entries of a data set: those without a winner too, where the source tells of them.
 
     Args:
@@ -90,7 +100,7 @@ def open_entries(
     entry, _ = find_source(name)
     if "ties" in datasets.parameters(entry).model_fields:
         known.setdefault("ties", "keep")
-    return entries_of(open_pairs(name, known), name, limit)
+    return entries_of((yield from opening(name, known)), name, limit)
 
 
 def left_out_before(name: str) -> Mapping[str, int]:
@@ -112,6 +122,7 @@ def entries_of(records: Sequence[Record], name: str = "", limit: int | None = No
         lambda start: (entry_at(records, index) for index in range(start, count)),
         lambda index: entry_at(records, index),
         left_out=dropped(records),
+        unusable=records.unusable if isinstance(records, LazyRecords) else {},
     )
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vipo_cli.data.columns import Ties
@@ -63,6 +64,7 @@ class Entry:
         id: of the entry in its source.
         source, split: where it comes from.
         metadata: anything else, as JSON can hold it.
+        where: in its source, in words by which the user finds it; not kept.
     """
 
     prompt: str
@@ -84,6 +86,7 @@ class Entry:
     source: str | None = None
     split: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    where: str = field(default="", compare=False)
 
     @property
     def kind(self) -> Kind:
@@ -139,10 +142,12 @@ class Unusable:
     Attributes:
         where: in the source, in words by which the user finds it.
         reason: in words that are the same for all such cases.
+        lacking: files that were looked for in vain.
     """
 
     where: str
     reason: str
+    lacking: tuple[Path, ...] = ()
 
 
 Found = Entry | Unusable

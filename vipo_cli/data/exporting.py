@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vipo_cli.data.entry import Entry, entry_of
-from vipo_cli.data.importers.folders import SUFFIXES
+from vipo_cli.data.importers.files import MEDIA
 from vipo_cli.data.record import Kind, Record
 from vipo_cli.data.regions import NUMPY, RegionMap
 from vipo_cli.data.row_groups import read_columns
@@ -302,7 +302,7 @@ class _Folders:
         """Return a name that no other pair has: that of the entry, or a number."""
         parts = (wanted or "").split("/")
         ending = f".{parts[-1].rpartition('.')[2].lower()}"
-        if not all(map(SAFE.fullmatch, parts)) or len(parts) > 8 or ending in SUFFIXES:
+        if not all(map(SAFE.fullmatch, parts)) or len(parts) > 8 or ending in MEDIA:
             wanted = None
         name = wanted or f"{len(self._taken):08d}"
         while name.lower() in self._taken:
@@ -472,6 +472,6 @@ def _known_suffix(data: bytes) -> str:
     Raises:
         DataError: it would not be known for one.
     """
-    if (suffix := _suffix(data)) not in SUFFIXES:
+    if (suffix := _suffix(data)) not in MEDIA:
         raise DataError("media of an unknown format have no place where names tell what they are")
     return suffix

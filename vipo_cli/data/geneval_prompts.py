@@ -1,75 +1,108 @@
 """GenEval's 553 prompts (arXiv 2310.11513), drawn again by its published procedure.
 
-They are drawn with numpy's generator and the published seed. The number of prompts of each task
-(80, 99, 80, 94, 100 and 100) and the first ones of each are those of the published list; the list
-itself was not compared line by line.
+They are drawn with numpy's generator and the published seed, and written as in the published file
+`evaluation_metadata.jsonl` they have its SHA-256. Numpy does not promise that its generator draws
+the same for ever, which is why that is looked at each time.
 """
 
+import hashlib
+import json
 import re
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 
-OBJECTS = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
-    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
-    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
-    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
-    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange",
-    "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant",
-    "bed", "dining table", "toilet", "tv", "laptop", "computer mouse", "tv remote",
-    "computer keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator",
-    "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
-)  # fmt: skip
-"""The names of COCO's classes, in its order, as GenEval writes them."""
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+from vipo_cli.errors import DataError
+from vipo_cli.vocabulary import COLOURS, OBJECTS
+
 RELATIONS = ("left of", "right of", "above", "below")
 COUNTS = {2: "two", 3: "three", 4: "four"}
 SEED = 43
 DRAWN = 100
 """Prompts drawn of each task but the first, before equal ones are left out."""
 START = "a photo of"
+PUBLISHED = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
+"""SHA-256 of the published `evaluation_metadata.jsonl`."""
+
+Record = dict[str, Any]
+
+
+def geneval() -> list[Record]:
+    """GenEval's own 553 prompts about the things that COCO has names for."""
+    return [json.loads(line) for line in _lines()]
+
+
+def geneval_prompts() -> tuple[str, ...]:
+    """Return the prompts in the order of the published list."""
+    return tuple(record["prompt"] for record in geneval())
 
 
 @cache
-def geneval_prompts() -> tuple[str, ...]:
-    """Return the prompts in the order of the published list."""
+def _lines() -> tuple[str, ...]:
+    """Return the lines of the published metadata.
+
+    Raises:
+        DataError: numpy's generator draws others.
+    """
     rng = np.random.default_rng(SEED)
     things = len(OBJECTS)
-    single = [
-        f"{START} {_a(OBJECTS[place])}" for place in rng.choice(things, things, replace=False)
+    singles = [
+        _asking("single_object", [_clause(OBJECTS[place])], _a(OBJECTS[place]))
+        for place in rng.choice(things, things, replace=False)
     ]
     tasks = (_two_objects, _counting, _colours, _position, _colour_attribution)
-    drawn = [f"{START} {task(rng)}" for task in tasks for _ in range(DRAWN)]
-    return tuple(dict.fromkeys(single + drawn))
+    drawn = [task(rng) for task in tasks for _ in range(DRAWN)]
+    lines = tuple(dict.fromkeys(map(json.dumps, singles + drawn)))
+    if hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest() != PUBLISHED:
+        raise DataError(
+            f"numpy {np.__version__} draws other prompts than those of GenEval",
+            hint="install the version that they were last seen to come out with: "
+            "pip install numpy==2.4.6",
+        )
+    return lines
 
 
-def _two_objects(rng: np.random.Generator) -> str:
-    one, other = rng.choice(len(OBJECTS), 2, replace=False)
-    return f"{_a(OBJECTS[one])} and {_a(OBJECTS[other])}"
+def _asking(tag: str, include: Sequence[Record], what: str, **more: Any) -> Record:
+    return {"tag": tag, "include": list(include), **more, "prompt": f"{START} {what}"}
 
 
-def _counting(rng: np.random.Generator) -> str:
-    place = rng.choice(len(OBJECTS))
-    return f"{COUNTS[int(rng.integers(2, 5))]} {_plural(OBJECTS[place])}"
+def _clause(name: str, count: int = 1, **more: Any) -> Record:
+    return {"class": name, "count": count, **more}
 
 
-def _colours(rng: np.random.Generator) -> str:
-    place = rng.choice(len(OBJECTS) - 1) + 1  # the first is a person, who has no colour
-    return f"{_a(COLOURS[rng.choice(len(COLOURS))])} {OBJECTS[place]}"
+def _two_objects(rng: np.random.Generator) -> Record:
+    one, other = (OBJECTS[place] for place in rng.choice(len(OBJECTS), 2, replace=False))
+    return _asking("two_object", [_clause(one), _clause(other)], f"{_a(one)} and {_a(other)}")
 
 
-def _position(rng: np.random.Generator) -> str:
-    one, other = rng.choice(len(OBJECTS), 2, replace=False)
+def _counting(rng: np.random.Generator) -> Record:
+    name = OBJECTS[rng.choice(len(OBJECTS))]
+    count = int(rng.integers(2, 5))
+    exclude = [_clause(name, count + 1)]
+    what = f"{COUNTS[count]} {_plural(name)}"
+    return _asking("counting", [_clause(name, count)], what, exclude=exclude)
+
+
+def _colours(rng: np.random.Generator) -> Record:
+    name = OBJECTS[rng.choice(len(OBJECTS) - 1) + 1]  # the first is a person, who has no colour
+    colour = COLOURS[rng.choice(len(COLOURS))]
+    return _asking("colors", [_clause(name, color=colour)], f"{_a(colour)} {name}")
+
+
+def _position(rng: np.random.Generator) -> Record:
+    one, other = (OBJECTS[place] for place in rng.choice(len(OBJECTS), 2, replace=False))
     relation = RELATIONS[rng.choice(len(RELATIONS))]
-    return f"{_a(OBJECTS[one])} {relation} {_a(OBJECTS[other])}"
+    include = [_clause(other), _clause(one, position=[relation, 0])]
+    return _asking("position", include, f"{_a(one)} {relation} {_a(other)}")
 
 
-def _colour_attribution(rng: np.random.Generator) -> str:
-    one, other = rng.choice(len(OBJECTS) - 1, 2, replace=False) + 1
-    first, second = rng.choice(len(COLOURS), 2, replace=False)
-    return f"{_a(COLOURS[first])} {OBJECTS[one]} and {_a(COLOURS[second])} {OBJECTS[other]}"
+def _colour_attribution(rng: np.random.Generator) -> Record:
+    one, other = (OBJECTS[place + 1] for place in rng.choice(len(OBJECTS) - 1, 2, replace=False))
+    first, second = (COLOURS[place] for place in rng.choice(len(COLOURS), 2, replace=False))
+    include = [_clause(one, color=first), _clause(other, color=second)]
+    return _asking("color_attr", include, f"{_a(first)} {one} and {_a(second)} {other}")
 
 
 def _a(name: str) -> str:

@@ -3,35 +3,39 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from vipo_cli.data.entry import Entry, Expansion, Found, Unusable, expand
 from vipo_cli.data.hub_files import HUB_ID, HubFiles, hub_files
 from vipo_cli.data.importers import Importer, importers
+from vipo_cli.data.importers.files import looked_at_once, tables_in
 from vipo_cli.data.importers.table import meaning_of
-from vipo_cli.data.store import MANIFEST, Store
+from vipo_cli.data.store import LOCK, MANIFEST, Link, Store
 from vipo_cli.errors import DataError
 from vipo_cli.registry import findings
-from vipo_cli.run import Progress, Work, fingerprint
+from vipo_cli.run import Progress, Work, unwritable
 
-SHOWN = 3
-"""Examples of each reason for which something is left out."""
+SHOWN = 10
+"""Reasons for which something is left out."""
 LEFT_OUT = 0.5
 """Share above which what cannot be used is a misunderstanding of the whole source."""
+NOTHING_WRITTEN = "nothing was written"
 UNREADABLE = "a medium cannot be read"
 ORDER = ("pickapic", "folders", "table")
 """Which importer is asked first whether a place is its own; the general ones come last."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Imported:
     """What an import made of its source.
 
@@ -39,13 +43,19 @@ class Imported:
         folder: where the data set lies.
         importer: that read the source.
         manifest: of the folder.
-        examples: for each reason, where in the source the first few stand that were left out.
+        lacking: files that would have been needed, and could not be read.
     """
 
     folder: Path
     importer: str
-    manifest: dict[str, Any] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    manifest: dict[str, Any]
+    lacking: Sequence[str]
+
+    @property
+    def examples(self) -> Mapping[str, Sequence[str]]:
+        """For each reason, where in the source the first few stand that were left out."""
+        found: Mapping[str, Sequence[str]] = self.manifest["examples"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -56,14 +66,14 @@ class Wanted:
         importer: name of one; None guesses.
         parameters: of the importer.
         pairs: which pairs of a ranked list become pairs of their own.
-        link: leave media that are files where they are.
+        link: leave media that are files where they are, named from the folder on or from the root.
         limit: deal with the first so many things in the source.
     """
 
     importer: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     pairs: Expansion = "none"
-    link: bool = False
+    link: Link = False
     limit: int | None = None
 
 
@@ -76,11 +86,12 @@ def import_data(place: Path | HubFiles, folder: Path, wanted: Wanted) -> Work[Im
         wanted: how.
 
     Raises:
-        DataError: an unknown or damaged layout, nothing that can be used, or mostly what cannot.
+        DataError: an unknown or damaged layout, nothing that can be used, or mostly what cannot;
+            a folder that holds something else, or that another process imports into.
         UnknownName: no importer of that name.
     """
     name, read = find_importer(place, wanted.importer)
-    parameters = _checked(name, wanted.parameters)
+    parameters = parameters_of(name, wanted.parameters)
     if isinstance(place, Path) and place.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise DataError(
             f"`{folder}` lies in `{place}`, which is being imported",
@@ -94,27 +105,70 @@ def import_data(place: Path | HubFiles, folder: Path, wanted: Wanted) -> Work[Im
         "link": wanted.link,
         "limit": wanted.limit,
     }
-    imported = Imported(folder, name)
-    store = Store(folder, about, state=_state(place), link=wanted.link)
-    total = read.count(place) if isinstance(place, Path) else None
+    state = state_of(place, beside(place, name, parameters))
+    with alone(folder):
+        store = Store(folder, about, state=state, link=wanted.link)
+        yield from _fill(store, place, partial(read, **parameters), read.count, wanted)
+        _refuse_mostly_unusable(place, store)
+        store.close()
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return Imported(folder, name, manifest, store.lacking)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from importing into a folder; where nothing was written it goes again.
+
+    Raises:
+        DataError: one is at it.
+        VipoError: the place cannot be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"`{folder}` is a file", hint="choose another name for the folder")
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise DataError(
+            f"another process is importing into `{folder}`",
+            hint="wait until it is done, or choose another folder",
+        ) from None
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):  # something was written
+            for each in made:
+                each.rmdir()
+
+
+def _fill(
+    store: Store,
+    place: Path | HubFiles,
+    read: Callable[[Path], Iterator[Found]],
+    count: Callable[[Path], int | None],
+    wanted: Wanted,
+) -> Work[None]:
+    """Put into a store what it has not taken yet."""
+    total = count(place) if isinstance(place, Path) else None
     if wanted.limit is not None and total is not None:
         total = min(total, wanted.limit)
     done = store.taken
     rest = None if wanted.limit is None else max(0, wanted.limit - done)
-    found = islice(_remaining(place, partial(read, **parameters), store), rest)
     yield Progress("importing", done, total or done)
-    for each in found:
+    for each in islice(_remaining(place, read, store), rest):
         for part in _parts(each, wanted.pairs):
-            _take(part, store, imported)
+            _take(part, store)
         store.passed()
         done += 1
         if done % 100 == 0:
             yield Progress("importing", done, total or done)
     yield Progress("importing", done, done)
-    _refuse_mostly_unusable(place, store, imported)
-    store.close()
-    imported.manifest = json.loads((folder / MANIFEST).read_text())
-    return imported
 
 
 def _remaining(
@@ -186,10 +240,12 @@ def find_importer(place: Path | HubFiles, name: str | None = None) -> tuple[str,
     if name is not None:
         return name, importers[name]
     names = importers.names()
-    with _first_file(place) as file:
+    with _first_file(place) as file, looked_at_once():
         for candidate in sorted(names, key=lambda each: ORDER.index(each) if each in ORDER else -1):
             if importers[candidate].fits(file):
                 return candidate, importers[candidate]
+    if isinstance(place, Path) and tables_in(place):
+        meaning_of(place, {})  # says what is wrong with its columns
     raise DataError(
         f"`{place if isinstance(place, Path) else place.repo}` is in no layout that is known",
         details=[f"{each}: {importers.summary(each)}" for each in names],
@@ -197,7 +253,7 @@ def find_importer(place: Path | HubFiles, name: str | None = None) -> tuple[str,
     )
 
 
-def _checked(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def parameters_of(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of an importer with its defaults.
 
     Raises:
@@ -221,14 +277,15 @@ def _parts(found: Found, pairs: Expansion) -> Iterator[Found]:
         yield from expand(found, pairs)
 
 
-def _take(found: Found, store: Store, imported: Imported) -> None:
+def _take(found: Found, store: Store) -> None:
     """Take an entry on, or count why not.
 
     Raises:
         DataError: it is of another kind than those before.
     """
     if isinstance(found, Entry):
-        problem, where = found.problem(), found.id or f"`{found.prompt[:40]}`"
+        problem, lacking = found.problem(), []
+        where = found.where or found.id or f"`{found.prompt[:40]}`"
         if not problem:
             if kinds := store.kinds - {found.kind}:
                 raise DataError(
@@ -239,30 +296,28 @@ def _take(found: Found, store: Store, imported: Imported) -> None:
             try:
                 store.add(found)
             except DataError as error:
-                problem, where = UNREADABLE, error.message
+                problem = UNREADABLE
+                where = f"{found.where}: {error.message}" if found.where else error.message
+                lacking = [medium for medium in found.media if isinstance(medium, Path)]
             else:
                 return
-        found = Unusable(where, problem)
-    store.leave_out(found.reason)
-    examples = imported.examples.setdefault(found.reason, [])
-    if len(examples) < SHOWN and found.where:
-        examples.append(found.where)
+        found = Unusable(where, problem, tuple(lacking))
+    store.leave_out(found.reason, found.where)
+    store.lack(found.lacking)
 
 
-def _refuse_mostly_unusable(place: Path | HubFiles, store: Store, imported: Imported) -> None:
+def _refuse_mostly_unusable(place: Path | HubFiles, store: Store) -> None:
     left_out, taken = sum(store.left_out.values()), sum(store.labels.values())
     if taken and left_out <= LEFT_OUT * (left_out + taken):
         return
-    details = []
-    for reason, count in store.left_out.most_common(SHOWN):
-        where = ", ".join(imported.examples.get(reason, ()))
-        details.append(f"{count:,}: {reason}" + (f" ({where})" if where else ""))
     store.discard()
+    source = place if isinstance(place, Path) else place.repo
+    if not left_out:
+        raise DataError(f"no entries in `{source}`", hint=NOTHING_WRITTEN)
     raise DataError(
-        f"{left_out:,} of {left_out + taken:,} entries in "
-        f"`{place if isinstance(place, Path) else place.repo}` cannot be used",
-        details=details,
-        hint="nothing was written; "
+        f"{left_out:,} of {left_out + taken:,} entries in `{source}` cannot be used",
+        details=why_left_out(store.left_out, store.examples),
+        hint=f"{NOTHING_WRITTEN}; "
         + (
             "paths of media start beside the file that names them"
             if UNREADABLE in store.left_out
@@ -271,22 +326,46 @@ def _refuse_mostly_unusable(place: Path | HubFiles, store: Store, imported: Impo
     )
 
 
-def _state(place: Path | HubFiles) -> str:
-    """Return what changes whenever the source does: a name for the size and date of each file."""
-    if isinstance(place, HubFiles):
-        return fingerprint([place.repo, place.revision, place.names])
-    root = place if place.is_dir() else place.parent
-    files = _files_below(str(place)) if place.is_dir() else [str(place)]
+def why_left_out(left_out: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a line for each reason for which something was left out, and where that is."""
+    lines = []
+    for reason, count in Counter(left_out).most_common(SHOWN):
+        where = ", ".join(examples.get(reason, ()))
+        lines.append(f"{count:,}: {reason}" + (f" ({where})" if where else ""))
+    return lines
+
+
+def beside(place: Path | HubFiles, name: str, parameters: Mapping[str, Any]) -> Sequence[Path]:
+    """Return what an importer reads besides the place itself."""
+    own = place if isinstance(place, Path) else Path()
+    return importers[name].beside(own, **parameters)
+
+
+def state_of(place: Path | HubFiles, others: Sequence[Path] = ()) -> str:
+    """Return what changes whenever a source does: a name for the size and date of each file."""
     digest = hashlib.sha256()
-    for file in files:
-        state = Path(file).stat()
-        line = [os.path.relpath(file, root), state.st_size, state.st_mtime_ns]
-        digest.update(json.dumps(line).encode())
+    if isinstance(place, HubFiles):
+        digest.update(json.dumps([place.repo, place.revision, place.names]).encode())
+    else:
+        _digest_files(place, digest.update)
+    for other in others:
+        digest.update(str(other.resolve()).encode())
+        _digest_files(other, digest.update)
     return digest.hexdigest()[:16]
+
+
+def _digest_files(place: Path, update: Callable[[bytes], None]) -> None:
+    root = len(str(place if place.is_dir() else place.parent))
+    for file in _files_below(str(place)) if place.is_dir() else [str(place)]:
+        with suppress(OSError):  # it went just now
+            state = os.stat(file)  # noqa: PTH116  # a Path costs as much again
+            said = f"{file[root:]}\0{state.st_size} {state.st_mtime_ns}\0"
+            update(said.encode(errors="surrogateescape"))
 
 
 def _files_below(folder: str) -> Iterator[str]:
     """Yield the files below a folder in order; of millions no more is held than one folder's."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        yield from (path for name in sorted(names) if Path(path := f"{parent}/{name}").is_file())
+        paths = (f"{parent}/{name}" for name in sorted(names))
+        yield from filter(os.path.isfile, paths)

@@ -15,9 +15,11 @@ class LazyRecords(Sequence[Record]):
 
     Attributes:
         dropped: how many rows of the source are no records, by reason.
+        unusable: how many of these are so because something is wrong with them.
     """
 
     dropped: Mapping[str, int] = {}
+    unusable: Mapping[str, int] = {}
 
     def record(self, index: int) -> Record:
         """Read one record; the index lies between 0 and the length."""
@@ -49,6 +51,7 @@ class Subset(LazyRecords):
         self.records = records
         self.rows = rows
         self.dropped = dropped(records)
+        self.unusable = records.unusable if isinstance(records, LazyRecords) else {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,21 +66,6 @@ class Subset(LazyRecords):
             prompts = self.records.prompts()
             return [prompts[row] for row in self.rows]
         return super().prompts()
-
-
-class ListedRecords(LazyRecords):
-    """Records whose media are files named in a list."""
-
-    def __init__(self, records: Sequence[Record], dropped: Mapping[str, int] | None = None) -> None:
-        self._records = records
-        self.dropped = dropped or {}
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def record(self, index: int) -> Record:
-        """Return one record; its media are still files."""
-        return self._records[index]
 
 
 def first(records: Sequence[Record], limit: int | None) -> Sequence[Record]:
@@ -118,3 +106,11 @@ def _identity(medium: RegionMap) -> Any:
 def dropped(records: Sequence[Record]) -> Mapping[str, int]:
     """Return how many rows the source of some records left out, by reason."""
     return records.dropped if isinstance(records, LazyRecords) else {}
+
+
+def decided(records: Sequence[Record]) -> Mapping[str, int]:
+    """Return how many rows were left out though nothing is wrong with them, such as ties."""
+    if not isinstance(records, LazyRecords):
+        return {}
+    wrong = records.unusable
+    return {reason: count for reason, count in records.dropped.items() if reason not in wrong}

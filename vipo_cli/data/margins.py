@@ -17,6 +17,10 @@ from vipo_cli.errors import DataError, UnknownName
 Margins = NDArray[np.float64]
 PAIR = "pair"
 """Column of a table of scores: the number of the pair, as `vipo analyze conflict` counts them."""
+NO_REWARDS = ("winner_probability", "probability", "weight")
+"""Columns of numbers in such a table that are no reward's."""
+TIES = b"vipo.ties"
+"""In the metadata of such a table: whether pairs whose label is a tie count: keep or drop."""
 
 
 @dataclass
@@ -135,16 +139,9 @@ def _of_table(file: Path, census: Census) -> dict[str, Margins]:
         raise DataError(f"cannot read `{file}`: {error}") from error
     names = table.column_names
     rows = _rows_of(file, table, census)
-    floats = {name for name in names if str(table.schema.field(name).type) in ("float", "double")}
-    columns = {name: table.column(name).to_numpy().astype(np.float64) for name in floats}
     found: dict[str, Margins] = {}
-    for name in names:
-        stem = name.removesuffix("_w")
-        if name not in floats or (name.endswith("_l") and f"{name[:-2]}_w" in floats):
-            continue
-        paired = stem != name and f"{stem}_l" in floats
-        values = columns[name] - columns[f"{stem}_l"] if paired else columns[name]
-        margin = found.setdefault(reward_name(stem if paired else name), _unknown(census))
+    for reward, values in _table_margins(table).items():
+        margin = found.setdefault(reward_name(reward), _unknown(census))
         margin[rows] = values
     if not found:
         raise DataError(
@@ -155,14 +152,44 @@ def _of_table(file: Path, census: Census) -> dict[str, Margins]:
     return found
 
 
+def _table_margins(table: Any) -> dict[str, Margins]:
+    """Return the margins in a table, by reward, with a value for each row.
+
+    Of both media in REWARD_w and REWARD_l, or of the margin in REWARD_margin or REWARD alone.
+
+    Of a reward that has REWARD_vote, what it calls a tie has the margin 0, however small a margin
+    is one to it: so rewards agree on as many pairs as `vipo analyze conflict` counted.
+    """
+    schema = table.schema
+    floats = {field.name for field in schema if str(field.type) in ("float", "double")}
+    floats -= set(NO_REWARDS)
+    columns = {name: table.column(name).to_numpy().astype(np.float64) for name in floats}
+    found: dict[str, Margins] = {}
+    for name in filter(floats.__contains__, table.column_names):
+        stem, _, end = name.rpartition("_")
+        paired = {f"{stem}_w", f"{stem}_l"} <= floats
+        if end == "w" and paired:
+            found[stem] = columns[name] - columns[f"{stem}_l"]
+        elif not (paired and end in ("l", "margin")):
+            found[stem if end == "margin" else name] = columns[name]
+    for reward in found:
+        if (vote := f"{reward}_vote") in table.column_names:
+            votes = table.column(vote).to_numpy(zero_copy_only=False)
+            found[reward] = np.where(votes == 0, 0.0, found[reward])
+    return found
+
+
 def _rows_of(file: Path, table: Any, census: Census) -> NDArray[np.int64]:
     """Return the entries that the rows of a table are about."""
     labelled = np.flatnonzero(~census.is_named("label", "none", "candidates", "tie"))
+    with_ties = np.flatnonzero(~census.is_named("label", "none", "candidates"))
     everything = np.arange(len(census))
     if PAIR in table.column_names:
         numbers = np.asarray(table.column(PAIR).to_numpy(), np.int64)
         # pairs are counted as training reads them: without ties, unless it was told to keep these
         pairs = labelled if numbers.max(initial=-1) < len(labelled) else everything
+        if said := (table.schema.metadata or {}).get(TIES):
+            pairs = with_ties if said == b"keep" else labelled
         if numbers.min(initial=0) >= 0 and numbers.max(initial=-1) < len(pairs):
             return np.asarray(pairs[numbers], np.int64)
     elif len(table) in (len(labelled), len(everything)):

@@ -52,7 +52,9 @@ def refuse(source: object, problems: Sequence[str], hint: str | None = None) -> 
         raise DataError(f"`{source}` is not usable preference data", details=problems, hint=hint)
 
 
-def refuse_nothing(source: object, kind: str, rows: int, dropped: Mapping[str, int]) -> NoReturn:
+def refuse_nothing(
+    source: object, kind: str, rows: int, dropped: Mapping[str, int], hint: str | None = None
+) -> NoReturn:
     """Say that no row of a source is left, and what became of them.
 
     Args:
@@ -60,6 +62,7 @@ def refuse_nothing(source: object, kind: str, rows: int, dropped: Mapping[str, i
         kind: what its rows should be.
         rows: how many it has.
         dropped: how many of them were left out, by reason.
+        hint: how to have them.
 
     Raises:
         DataError: always.
@@ -67,7 +70,10 @@ def refuse_nothing(source: object, kind: str, rows: int, dropped: Mapping[str, i
     raise DataError(
         f"no {kind}s in `{source}`: {rows:,} rows",
         details=[f"{count:,} rows: {reason}" for reason, count in dropped.items()],
-        hint="all rows were left out; ties stay with the parameter ties=keep of the data set"
-        if dropped
-        else f"write a row for each {kind} under the names of the columns",
+        hint=hint
+        or (
+            "all rows were left out; ties stay with the parameter ties=keep of the data set"
+            if dropped
+            else f"write a row for each {kind} under the names of the columns"
+        ),
     )

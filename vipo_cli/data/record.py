@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from vipo_cli.data.regions import RegionMap
 from vipo_cli.errors import DataError
 from vipo_cli.media import Media
+from vipo_cli.run import Work
 
 Kind = Literal["pair", "ranked list", "labelled sample"]
 """What a record is, in words; all records of a data set are the same."""
@@ -99,8 +100,11 @@ class LabelledSample:
 
 Record = PreferencePair | RankedList | LabelledSample
 
-RecordSource = Callable[..., Sequence[Record]]
-"""A function of keyword-only parameters that returns records of one kind, their order known."""
+RecordSource = Callable[..., Sequence[Record] | Work[Sequence[Record]]]
+"""A function of keyword-only parameters that returns records of one kind, their order known.
+
+One that takes long may be a generator instead, which yields its progress and returns them.
+"""
 
 
 def _require(fulfilled: bool, what: str, value: float) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vipo_cli.data.row_groups import read_columns
+from vipo_cli.data.row_groups import open_file, read_columns, reading
 from vipo_cli.data.stored import is_stored, read_manifest
 from vipo_cli.errors import DataError
 from vipo_cli.media import content_hash
@@ -118,17 +118,15 @@ class StoredScores:
 
     def has(self, keys: MediaKeys) -> NDArray[np.bool_]:
         """Tell of each medium whether it has been scored, if only to say that it cannot be."""
-        found: NDArray[np.bool_] = self._places(keys) >= 0
+        found: NDArray[np.bool_] = self.places(keys) >= 0
         return found
 
     def of(self, keys: MediaKeys) -> NDArray[np.float64]:
         """Return the score of each medium; NaN where it was not scored or cannot be judged."""
-        places = self._places(keys)
-        scores = np.full(len(places), np.nan)
-        scores[places >= 0] = self._values[places[places >= 0]]
-        return scores
+        return scores_at(self._values, self.places(keys))
 
-    def _places(self, keys: MediaKeys) -> NDArray[np.int64]:
+    def places(self, keys: MediaKeys) -> NDArray[np.int64]:
+        """Return where the score of each medium stands; -1 for one that was not scored."""
         import pyarrow.compute as pc
 
         found = pc.index_in(keys.joined(), value_set=self._keys)
@@ -141,12 +139,63 @@ def stored_scores(folder: Path) -> dict[str, StoredScores]:
     Raises:
         DataError: a shard is damaged.
     """
+    return {reward: _read(place) for reward, place in scored_rewards(folder).items()}
+
+
+def scored_rewards(folder: Path) -> dict[str, Path]:
+    """Return where the scores of each reward lie; of several fingerprints, those last written.
+
+    Raises:
+        DataError: a shard is damaged.
+    """
     if not folder.is_dir():
         return {}
     places = [place for place in folder.iterdir() if any(place.glob("part-*.parquet"))]
     places.sort(key=lambda place: max(file.stat().st_mtime_ns for file in place.glob("part-*")))
-    found = (_read(place) for place in places)
-    return {scores.reward: scores for scores in found}
+    return {_reward_of(place): place for place in places}
+
+
+def read_scores(place: Path) -> StoredScores:
+    """Return the scores of one reward, which lie in a folder of their own.
+
+    Raises:
+        DataError: a shard is damaged.
+    """
+    return _read(place)
+
+
+def shard_names(place: Path) -> tuple[str, ...]:
+    """Return the names of the shards of one reward.
+
+    Shards are named by the media and prompts in them: where these are the same for two rewards, so
+    is the order of their scores.
+    """
+    return tuple(file.name for file in _shards(place))
+
+
+def read_values(place: Path) -> NDArray[np.float64]:
+    """Return the scores of one reward alone, in the order of its shards.
+
+    Raises:
+        DataError: a shard is damaged.
+    """
+    try:
+        values = read_columns(_shards(place), ["score"]).column("score").to_numpy()
+    except (DataError, KeyError) as error:
+        raise _damaged(place, error) from error
+    return np.asarray(values, float)
+
+
+def scores_at(values: NDArray[np.float64], places: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the scores that stand at some places; NaN where a place is -1."""
+    scores = np.full(len(places), np.nan)
+    found = places >= 0
+    scores[found] = values[places[found]]
+    return scores
+
+
+def _shards(place: Path) -> list[Path]:
+    return sorted(place.glob("part-*.parquet"))
 
 
 def scores_of(folder: Path, reward: str, identity: str) -> StoredScores:
@@ -194,21 +243,36 @@ def _place(folder: Path, reward: str, identity: str) -> Path:
     return folder / f"{safe}-{fingerprint([reward, identity])[:8]}"
 
 
+def _reward_of(place: Path) -> str:
+    """Return whose scores lie in a folder, by the first row of one of its shards."""
+    file = min(place.glob("part-*.parquet"))
+    try:
+        with open_file(file, verify=True) as source, reading(file):
+            rows = next(source.iter_batches(1, columns=["reward"], use_threads=False))
+            return str(rows.column("reward")[0].as_py())
+    except (DataError, StopIteration) as error:
+        raise _damaged(place, error) from error
+
+
+def _damaged(place: Path, error: Exception) -> DataError:
+    return DataError(
+        f"the scores in `{place}` are damaged: {error}",
+        hint=f"remove them, and score again: rm -r {place}",
+    )
+
+
 def _read(place: Path) -> StoredScores:
     from pyarrow import ArrowException
 
-    names = ("media_hash", "prompt_hash", "reward", "fingerprint", "score")
-    files = sorted(place.glob("part-*.parquet"))
+    files = _shards(place)
     try:
-        table = read_columns(files, names).combine_chunks()
-        media, prompts = (_chunk(table.column(name)) for name in names[:2])
-        reward, identity = (table.column(name)[0].as_py() for name in names[2:4])
+        table = read_columns(files, ("media_hash", "prompt_hash", "score")).combine_chunks()
+        media, prompts = (_chunk(table.column(name)) for name in ("media_hash", "prompt_hash"))
+        whose = read_columns(files[:1], ("reward", "fingerprint"))  # the same in all rows
+        reward, identity = (whose.column(name)[0].as_py() for name in whose.column_names)
         values = table.column("score").to_numpy()
     except (ArrowException, DataError, KeyError, OSError) as error:
-        raise DataError(
-            f"the scores in `{place}` are damaged: {error}",
-            hint=f"remove them, and score again: rm -r {place}",
-        ) from error
+        raise _damaged(place, error) from error
     keys = MediaKeys(media, prompts, np.ones(len(values), np.int64)).joined()
     return StoredScores(reward, identity, keys, values)
 

@@ -1,7 +1,6 @@
 """From a registered name, a path or a hub id to preference data."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,23 +9,23 @@ from pydantic import Field, ValidationError
 from vipo_cli.data import datasets
 from vipo_cli.data.columns import Ties
 from vipo_cli.data.hub_files import HUB_ID, hub_folder
+from vipo_cli.data.imported import imported
+from vipo_cli.data.importers.files import TABLES, tables_in
+from vipo_cli.data.importers.folders import has_sides
 from vipo_cli.data.lazy import LazyRecords
-from vipo_cli.data.listing import open_folders, open_table
-from vipo_cli.data.parquet import open_parquet
+from vipo_cli.data.parquet import is_readable, open_parquet
 from vipo_cli.data.record import Record
-from vipo_cli.data.stored import is_stored, open_stored
+from vipo_cli.data.stored import SPLIT, is_stored, open_stored, read_manifest
 from vipo_cli.errors import DataError, MissingWeights, UnknownName, did_you_mean
 from vipo_cli.registry import findings
+from vipo_cli.run import Work, finish
 
 PICKAPIC = "yuvalkirstain/pickapic_v2"
-TABLES = (".csv", ".jsonl")
-READABLE = (
-    "data come as .parquet, .csv or .jsonl, as a folder with winner/ and loser/, or imported from\n"
-    "many other layouts: vipo data import SOURCE --out DIR"
-)
-SPLIT = re.compile(r"(train|validation|test)(_unique)?")
+READABLE = "vipo list importers names the layouts of files and folders that are understood"
 
-Split = Annotated[str, Field(description="Which split, where the files are named after splits.")]
+Split = Annotated[
+    str, Field(description="Which split, where files are named after splits or entries say theirs.")
+]
 Limit = Annotated[int | None, Field(ge=1, description="Take the first so many records.")]
 KeptTies = Annotated[
     Ties,
@@ -37,8 +36,11 @@ KeptTies = Annotated[
 ]
 
 
-def open_pairs(name: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Record]:
+def opening(name: str, parameters: Mapping[str, Any] | None = None) -> Work[Sequence[Record]]:
     """Open a registered data set, a path or a hub id.
+
+    What is in a layout that can be imported is imported, the first time; its progress is yielded,
+    and a warning whenever something in it is left out.
 
     Raises:
         UnknownName: none of the three.
@@ -46,7 +48,15 @@ def open_pairs(name: str, parameters: Mapping[str, Any] | None = None) -> Sequen
         MissingWeights: data that are neither on this machine nor to be had from here.
     """
     entry, own = find_source(name)
-    return datasets[entry](**_checked(entry, name, dict(parameters or {}) | own))
+    found = datasets[entry](**_checked(entry, name, dict(parameters or {}) | own))
+    if isinstance(found, Generator):
+        found = yield from found
+    return found
+
+
+def open_pairs(name: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Record]:
+    """Open a data set as `opening` does, without a word of how it goes."""
+    return finish(opening(name, parameters))
 
 
 def find_source(name: str) -> tuple[str, dict[str, str]]:
@@ -72,18 +82,19 @@ def files(
     split: Split = "train",
     limit: Limit = None,
     ties: KeptTies = "drop",
-) -> Sequence[Record]:
-    """Data of your own: Parquet, CSV, JSON lines, or the folders winner/ and loser/."""
+) -> Work[Sequence[Record]]:
+    """Data of your own in any layout that can be imported: tables, folders, archives."""
     place = Path(path).expanduser()
-    if place.is_dir():
-        return _open_folder(place, split, limit, ties)
-    if place.suffix in TABLES and place.is_file():
-        return open_table(place, limit, ties)
-    found = [place] if place.is_file() else _matching(path)
+    if place.exists():
+        return (yield from _open(place, split, limit, ties))
+    found = _matching(path)
     if not found:
         raise DataError(f"no such file or folder: `{path}`", hint=READABLE)
     if wrong := [file for file in found if file.suffix != ".parquet"]:
-        raise DataError(f"cannot read `{wrong[0]}` as preference data", hint=READABLE)
+        raise DataError(
+            f"`{path}` names `{wrong[0]}`, and a pattern is for Parquet files",
+            hint="name one file, or the folder that holds them all",
+        )
     return open_parquet(found, limit, ties)
 
 
@@ -94,9 +105,9 @@ def hub(
     limit: Limit = None,
     ties: KeptTies = "drop",
     revision: Annotated[str | None, Field(description="A branch, tag or commit of it.")] = None,
-) -> Sequence[Record]:
-    """Parquet, CSV or JSON-lines files of a Hugging Face data set."""
-    return _open_folder(hub_folder(repo, revision), split, limit, ties)
+) -> Work[Sequence[Record]]:
+    """A Hugging Face data set in any layout that can be imported; it is downloaded whole."""
+    return (yield from _open(hub_folder(repo, revision, None), split, limit, ties))
 
 
 def pickapic_v2(
@@ -105,10 +116,10 @@ def pickapic_v2(
     split: Split = "train",
     limit: Limit = None,
     ties: KeptTies = "drop",
-) -> Sequence[Record]:
+) -> Work[Sequence[Record]]:
     """Pick-a-Pic v2: 851,293 pairs of pictures judged by people, over 58,960 prompts."""
     if path is not None:
-        return files(path=path, split=split, limit=limit, ties=ties)
+        return (yield from files(path=path, split=split, limit=limit, ties=ties))
     try:
         folder = hub_folder(PICKAPIC)
     except MissingWeights as error:
@@ -120,11 +131,11 @@ def pickapic_v2(
             "--path DIR, or path=DIR among the parameters of the data set. Columns needed:\n"
             "caption, jpg_0, jpg_1, label_0, label_1, and has_label where there is one",
         ) from error
-    return _open_folder(folder, split, limit, ties)
+    return (yield from _open(folder, split, limit, ties))
 
 
 def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or Path(name).suffix in (".parquet", *TABLES)
+    return name.startswith((".", "/", "~")) or Path(name).suffix in TABLES
 
 
 def _matching(pattern: str) -> list[Path]:
@@ -136,24 +147,27 @@ def _matching(pattern: str) -> list[Path]:
     return sorted(root.glob(str(place.relative_to(root))))
 
 
-def _open_folder(folder: Path, split: str, limit: int | None, ties: Ties) -> LazyRecords:
-    """Open what a folder holds: Parquet files of a split, two folders of media, or a table."""
-    if is_stored(folder):
-        return open_stored(folder, limit, ties)
-    if (folder / "winner").is_dir() and (folder / "loser").is_dir():
-        return open_folders(folder, limit)
-    if found := sorted(folder.rglob("*.parquet")):
-        return open_parquet(_of_split(folder, found, split), limit, ties)
-    tables = sorted(file for file in folder.iterdir() if file.suffix in TABLES)
-    if len(tables) == 1:
-        return open_table(tables[0], limit, ties)
-    what = f"{len(tables)} tables: which one?" if tables else "nothing that holds pairs"
-    raise DataError(
-        f"`{folder}` holds {what}",
-        details=[str(file) for file in tables[:5]],
-        hint="a folder holds Parquet files, one .csv or .jsonl file, or winner/ and loser/;\n"
-        f"other layouts: vipo data import {folder} --out DIR",
-    )
+def _open(place: Path, split: str, limit: int | None, ties: Ties) -> Work[LazyRecords]:
+    """Open what lies at a place, where it is if it can be read there, else as it is imported."""
+    if place.is_dir() and is_stored(place):
+        return open_stored(place, limit, ties)
+    if found := _parquet_in(place):
+        if place.is_dir():
+            found = _of_split(place, found, split)
+        return open_parquet(found, limit, ties)
+    folder = yield from imported(place)
+    records = open_stored(folder, limit, ties, split=split, called=place)
+    records.unusable = read_manifest(folder)["left_out"]
+    records.dropped = {**records.unusable, **records.dropped}
+    return records
+
+
+def _parquet_in(place: Path) -> list[Path]:
+    """Return the Parquet files of a place that can be read as they are."""
+    if place.is_dir() and has_sides(place):
+        return []
+    found = tables_in(place, (".parquet",))
+    return found if found and is_readable(found[0]) else []
 
 
 def _of_split(folder: Path, found: Sequence[Path], split: str) -> list[Path]:

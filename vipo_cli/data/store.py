@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from vipo_cli.run import unwritable, write_json, writing
 SCHEMA = 1
 """Raised whenever the columns change."""
 MANIFEST = "manifest.json"
+LOCK = ".lock"
+"""Held by a process that writes the folder."""
 STATE = "import.json"
 """What stands in a folder that is not complete yet: how far it has come."""
 LABELS = "labels.txt"
@@ -48,6 +50,10 @@ GROUP_BYTES = 4 * 2**20
 GROUP_ROWS = 4096
 SHARD_BYTES = 128 * 2**20
 """Above which no row group is added to a shard; its footer is read for the sake of a row too."""
+EXAMPLES = 5
+"""Of what was left out for the same reason, whose places are noted."""
+Link = bool | Literal["absolute"]
+"""Whether media that are files stay where they are: named from the folder on, or from the root."""
 LARGEST = 2**29
 """Bytes of a medium that is taken on, and half of what a row may hold."""
 AGAIN = "copy or import the data set again"
@@ -91,12 +97,12 @@ class Store:
     """A folder of shards that grows, and can be gone on with after the process was killed.
 
     A shard is written whole, and what the folder holds is noted after each. What was taken on since
-    is lost with the process; `taken` says from where in the source to go on, and `ends` where in it
-    its parts end that were read whole.
+    is lost with the process; `taken` says from where in the source to go on, `ends` where in it its
+    parts end that were read whole, and `lacking` which files were needed and could not be read.
     """
 
     def __init__(
-        self, folder: Path, about: Mapping[str, Any], *, state: Any = None, link: bool = False
+        self, folder: Path, about: Mapping[str, Any], *, state: Any = None, link: Link = False
     ) -> None:
         """Begin a folder, or go on with one.
 
@@ -122,7 +128,9 @@ class Store:
         self.taken: int = found.get("taken", 0)
         self.labels: Counter[Label] = Counter(found.get("labels", {}))
         self.left_out: Counter[str] = Counter(found.get("left_out", {}))
+        self.examples: dict[str, list[str]] = found.get("examples", {})
         self.ends: dict[str, int] = found.get("ends", {})
+        self.lacking: list[str] = found.get("lacking", [])
         self._seen = self.taken
         if files := [folder / shard["file"] for shard in self._shards]:
             labels = read_columns(files, ["label"]).column("label").to_pylist()
@@ -136,7 +144,8 @@ class Store:
                 f"`{self.folder}` holds a data set already",
                 hint=f"choose another folder, or remove it: rm -r {self.folder}",
             )
-        there = list(self.folder.iterdir()) if self.folder.exists() else []
+        files = self.folder.iterdir() if self.folder.exists() else ()
+        there = [file for file in files if file.name != LOCK]
         unfinished = [file for file in there if UNFINISHED.fullmatch(file.name)]
         begun = (self.folder / STATE).is_file()
         if not begun and len(unfinished) < len(there):
@@ -178,7 +187,7 @@ class Store:
         Raises:
             DataError: a medium cannot be read.
         """
-        row = _row(entry, self.folder if self._link else None)
+        row = _row(entry, self._link, self.folder)
         self._rows.append(row)
         self.labels[entry.label] += 1
         self._letters += LETTERS[entry.label].encode()
@@ -191,9 +200,16 @@ class Store:
         """What records its entries can become."""
         return {KINDS[label] for label in self.labels}
 
-    def leave_out(self, reason: str) -> None:
-        """Count something in the source that is no entry."""
+    def leave_out(self, reason: str, where: str = "") -> None:
+        """Count something in the source that is no entry, and note where the first few are."""
         self.left_out[reason] += 1
+        examples = self.examples.setdefault(reason, []) if where else []
+        if where and len(examples) < EXAMPLES:
+            examples.append(where)
+
+    def lack(self, files: Sequence[Path]) -> None:
+        """Note files that would be needed, and cannot be read."""
+        self.lacking += map(str, files)
 
     def passed(self) -> None:
         """Say that one more thing in the source has been dealt with."""
@@ -206,17 +222,23 @@ class Store:
         """Say that a part of the source has been dealt with whole: it need not be read again."""
         self.ends[part] = self._seen
 
-    def close(self) -> None:
-        """Write what is left and the manifest; the folder is a data set from then on."""
+    def flush(self) -> list[Path]:
+        """Write what is left; return the shards, which are whole then."""
         self._write_group()
         if self._shard is not None:
             self._finish_shard()
+        return [self.folder / shard["file"] for shard in self._shards]
+
+    def close(self) -> None:
+        """Write what is left and the manifest; the folder is a data set from then on."""
+        self.flush()
         manifest = {
             "schema": SCHEMA,
             "kind": next(iter(self.kinds), None),
             "entries": sum(self.labels.values()),
             "labels": dict(sorted(self.labels.items())),
             "left_out": dict(sorted(self.left_out.items())),
+            "examples": dict(sorted(self.examples.items())),
             "from": self._about,
             "shards": self._shards,
         }
@@ -253,7 +275,9 @@ class Store:
             "taken": self.taken,
             "labels": self.labels,
             "left_out": self.left_out,
+            "examples": self.examples,
             "ends": self.ends,
+            "lacking": self.lacking,
             "shards": self._shards,
         }
         write_json(self.folder / STATE, state)
@@ -345,17 +369,18 @@ def _nested(kind: Any) -> bool:
     return bool(types.is_nested(kind))
 
 
-def _row(entry: Entry, link: Path | None) -> dict[str, Any]:
+def _row(entry: Entry, link: Link, folder: Path) -> dict[str, Any]:
     """Return the cells of an entry.
 
     Args:
         entry: what they say.
-        link: the folder to which the paths of files are relative; None puts them into the cells.
+        link: whether they name files, or hold what these hold.
+        folder: from which they may name them.
 
     Raises:
         DataError: a medium cannot be read, is empty or too large.
     """
-    media, hashes = zip(*(_cell(medium, link) for medium in entry.media), strict=True)
+    media, hashes = zip(*(_cell(medium, link, folder) for medium in entry.media), strict=True)
     regions = entry.regions
     if len(media) > 2 and sum(len(medium["bytes"] or b"") for medium in media) > 2 * LARGEST:
         raise DataError(f"{len(media)} media of more than {2 * LARGEST >> 20:,} MiB")
@@ -392,13 +417,15 @@ def _json(metadata: Mapping[str, Any]) -> str:
         return json.dumps(json.loads(lenient, parse_constant=lambda _: None), sort_keys=True)
 
 
-def _cell(medium: Media, link: Path | None) -> tuple[dict[str, Any], str]:
+def _cell(medium: Media, link: Link, folder: Path) -> tuple[dict[str, Any], str]:
     """Return the cell of a medium, and its name by content."""
     data = _checked_bytes(medium)
-    if link is None or isinstance(medium, bytes):
+    if not link or isinstance(medium, bytes):
         return {"bytes": data, "path": None}, content_hash(data)
-    place = os.path.realpath(medium.parent)  # where the folder really lies, `..` leads elsewhere
-    path = os.path.relpath(Path(place) / medium.name, os.path.realpath(link))
+    # where the folder really lies, `..` leads elsewhere
+    path = str(Path(os.path.realpath(medium.parent)) / medium.name)
+    if link != "absolute":
+        path = os.path.relpath(path, os.path.realpath(folder))
     return {"bytes": None, "path": path}, content_hash(data)
 
 

@@ -4,6 +4,7 @@ Opening reads the manifest and a letter for each entry; prompts and media are re
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from vipo_cli.data.columns import Ties
 from vipo_cli.data.entry import KINDS, Entry, record_of, why_left_out
 from vipo_cli.data.lazy import LazyRecords
 from vipo_cli.data.prompts import refuse_nothing
-from vipo_cli.data.record import Record
+from vipo_cli.data.record import RankedList, Record
 from vipo_cli.data.row_groups import Group, RowGroups, read_columns, read_medium, rows_in
 from vipo_cli.data.store import AGAIN, LABELS, LETTERS, MANIFEST, SCHEMA, STATE
 from vipo_cli.errors import DataError
 from vipo_cli.media import content_hash
 from vipo_cli.run import fingerprint
+
+SPLIT = re.compile(r"(train|val|validation|dev|test)(_unique)?")
+"""What a split is called: anything else that a source says is part of each."""
 
 
 def is_stored(place: Path) -> bool:
@@ -39,8 +43,22 @@ def is_stored(place: Path) -> bool:
     return False
 
 
-def open_stored(folder: Path, limit: int | None = None, ties: Ties = "drop") -> "StoredRecords":
+def open_stored(
+    folder: Path,
+    limit: int | None = None,
+    ties: Ties = "drop",
+    *,
+    split: str | None = None,
+    called: Path | None = None,
+) -> "StoredRecords":
     """Open a folder of shards; neither prompts nor media are read.
+
+    Args:
+        folder: that holds them.
+        limit: take the first so many records.
+        ties: whether pairs that nobody could decide on are records.
+        split: leave out what its source says is of another one.
+        called: what users call the data set, if not by the folder's name.
 
     Raises:
         DataError: the folder is not what its manifest says, or nothing is left.
@@ -53,12 +71,31 @@ def open_stored(folder: Path, limit: int | None = None, ties: Ties = "drop") -> 
             found = codes == ord(LETTERS[label])
             dropped[reason] = int(found.sum())
             usable &= ~found
+    others = {} if split is None else _of_other_splits(folder, manifest, split)
+    if others:
+        for name, found in others.items():
+            dropped[f"of the split {name}"] = int((usable & found).sum())
+            usable &= ~found
+        dropped = {reason: count for reason, count in dropped.items() if count}
     if not usable.any():
         kind = next((KINDS[label] for label in manifest["labels"]), "pair")
-        refuse_nothing(folder, kind, len(codes), dropped)
+        hint = f"choose another split: split={min(others)}" if others else None
+        if manifest["labels"].keys() == {"candidates"}:
+            hint = f"pairs are made of them: vipo data build {folder} --by WAY --out pairs"
+        refuse_nothing(called or folder, kind, len(codes), dropped, hint)
     digests = [str(shard.get("sha256")) for shard in manifest["shards"]]
     rows = np.flatnonzero(usable)[:limit]
     return StoredRecords(_row_groups(folder, manifest), rows, dropped, digests)
+
+
+def _of_other_splits(
+    folder: Path, manifest: Mapping[str, Any], split: str
+) -> dict[str, NDArray[np.bool_]]:
+    """Return which entries are of splits of another name, by that; of no split are of each."""
+    files = [folder / shard["file"] for shard in manifest["shards"]]
+    said = read_columns(files, ["split"]).column("split").to_numpy() if files else np.empty(0, "O")
+    names = {name for name in said if name is not None and SPLIT.fullmatch(name)}
+    return {name: said == name for name in sorted(names - {split})}
 
 
 def _row_groups(folder: Path, manifest: Mapping[str, Any]) -> RowGroups:
@@ -178,8 +215,48 @@ class StoredRecords(LazyRecords):
         codes = self._column("prompt").combine_chunks().dictionary_encode().indices.to_numpy()
         return np.asarray(codes, np.int64)[self._rows]
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the data set."""
+        return self._stored.groups[0].folder
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Which entries of the data set the records are."""
+        return self._rows
+
+    def columns(self, names: Sequence[str]) -> dict[str, Any]:
+        """Read small columns of the records, as Arrow arrays."""
+        table = read_columns(self._stored.files, names)
+        if len(self._rows) < len(table):
+            table = table.take(self._rows)
+        return {name: table.column(name) for name in names}
+
     def _column(self, name: str) -> Any:
         return read_columns(self._stored.files, [name]).column(name)
+
+
+class Candidates(StoredRecords):
+    """Media that nobody has judged, to be looked at as if they were lists; in no order."""
+
+    def record(self, index: int) -> Record:
+        """Read the candidates of one prompt."""
+        entry = self.entry(index)
+        return RankedList(entry.prompt, entry.media, dict(entry.metadata), entry.weight)
+
+
+def open_candidates(folder: Path) -> Candidates | None:
+    """Open a folder of shards that holds nothing but candidates; None if it holds anything else.
+
+    Raises:
+        DataError: the folder is not what its manifest says.
+    """
+    manifest = read_manifest(folder)
+    if manifest["labels"].keys() != {"candidates"}:
+        return None
+    groups = _row_groups(folder, manifest)
+    digests = [str(shard.get("sha256")) for shard in manifest["shards"]]
+    return Candidates(groups, np.arange(manifest["entries"]), {}, digests)
 
 
 def entry_in(row: Mapping[str, Any], folder: Path) -> Entry:

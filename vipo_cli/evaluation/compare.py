@@ -63,7 +63,7 @@ def _task_of(folder: Path) -> str:
 
 
 def _step_of(folder: Path) -> int:
-    return int(json.loads((folder / "manifest.json").read_text())["step"] or 0)
+    return int(json.loads((folder / "manifest.json").read_text()).get("step") or 0)
 
 
 def compare(a: Path, b: Path) -> dict[str, Any]:
@@ -150,6 +150,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         VipoError: an older version wrote it.
     """
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    if manifest["schema_version"] >= OLDEST and "metrics" not in manifest:
+        raise VipoError(
+            f"the evaluation in `{folder}` keeps no verdict on each picture",
+            hint="compare the intervals of the two results.json",
+        )
     if manifest["schema_version"] < OLDEST:
         raise VipoError(
             f"the evaluation in `{folder}` was made by an older version",

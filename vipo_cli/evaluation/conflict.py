@@ -1,28 +1,47 @@
 """Score pairs with every reward at hand, and measure how far the rewards agree."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vipo_cli.analysis.conflict import TIE, Conflict, conflict
-from vipo_cli.data.parquet import ParquetRecords
+from vipo_cli.analysis.conflict import TIE, About, Conflict, conflict
+from vipo_cli.analysis.dominance import INDIFFERENCE
+from vipo_cli.data.facts import Facts, facts_of, taken, told_by
+from vipo_cli.data.pair_scores import Scores, known_scores
 from vipo_cli.data.record import PreferencePair, Record
 from vipo_cli.data.usable import only_pairs, why_broken
-from vipo_cli.errors import DataError, MissingWeights, UnknownName
-from vipo_cli.media import content_hash, media_bytes
+from vipo_cli.errors import DataError, UnknownName, VipoError
+from vipo_cli.evaluation.pair_scoring import Scored, score_pairs, tie_noise
+from vipo_cli.evaluation.pair_table import PairTable
+from vipo_cli.evaluation.strata import strata_of
+from vipo_cli.media import media_bytes
 from vipo_cli.rewards import Reward, rewards
 from vipo_cli.run import Progress, Work
+from vipo_cli.weights import without_fetching
 
 PAIRS_SCORED = 1_000
-"""How many pairs are scored when nobody says how many; scores in the data are all used."""
+"""How many pairs are scored when nobody says how many; scores that are known are all used."""
 
 PROBE = 8
-CHUNK = 32
 BLIND = 0.9
 """Share of NaN, or of ties, from which on a reward says nothing about a data set."""
+
+DIMENSIONS = {
+    "pickscore": "overall",
+    "hps": "overall",
+    "imagereward": "overall",
+    "image-reward": "overall",
+    "mps": "overall",
+    "aesthetic": "aesthetic",
+    "laion": "aesthetic",
+    "clip": "alignment",
+    "vqascore": "alignment",
+    "ocr": "text rendering",
+}
+"""What rewards are about whose scores are known but who are not asked, by how their names begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +54,22 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """How to look at margins.
+
+    Attributes:
+        ties: by reward, margins up to which it calls two media equal.
+        noise: whether rewards without such a band get one from how much their margins change with
+            what nobody sees.
+        indifference: share of a median absolute margin that does not matter to dominance.
+    """
+
+    ties: Mapping[str, float] = field(default_factory=dict)
+    noise: bool = False
+    indifference: float = INDIFFERENCE
+
+
+@dataclass(frozen=True, slots=True)
 class ConflictReport:
     """A conflict with what it rests on.
 
@@ -42,9 +77,10 @@ class ConflictReport:
         conflict: the numbers.
         pairs: how many pairs were looked at, from the first on.
         available: how many the data set has.
-        stored: rewards whose scores came with the data.
+        stored: rewards whose scores were known: they came with the data, or lie beside it.
         missing: rewards that took no part.
         skipped: pairs that took no part, by reason.
+        table: what the rewards say of each pair.
     """
 
     conflict: Conflict
@@ -53,6 +89,7 @@ class ConflictReport:
     stored: tuple[str, ...]
     missing: tuple[Missing, ...]
     skipped: dict[str, int]
+    table: PairTable
 
     def document(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -66,22 +103,12 @@ class ConflictReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """Margins of winners over losers with what the intervals and strata need.
+class _Rewards:
+    """Rewards with their scores of winners and losers."""
 
-    Attributes:
-        rows: the pairs that took part; what follows is about these, in this order.
-        margins: a column for each reward.
-        prompts: of each pair, or numbers that are the same where the prompt is.
-        categories: of each pair, where the source knows any.
-        skipped: pairs that took no part, by reason.
-    """
-
-    rows: NDArray[np.int64]
-    margins: NDArray[np.float64]
-    prompts: Sequence[str] | NDArray[np.int64]
-    categories: list[str] | None
-    skipped: dict[str, int]
+    names: list[str]
+    scores: list[Scores]
+    dimensions: dict[str, str]
 
 
 def measure_conflict(
@@ -89,83 +116,122 @@ def measure_conflict(
     *,
     wanted: Sequence[str] | None = None,
     limit: int | None = None,
+    look: Look | None = None,
 ) -> Work[ConflictReport]:
-    """Use the scores that came with the data, compute the others, and compare the rewards.
+    """Use the scores that are known, compute the others, and compare the rewards.
 
     Args:
         records: any pairs; those without a loser are skipped.
-        wanted: rewards to use. By default those whose scores came with the data if there are two or
-            more, else these and every reward that can be loaded.
+        wanted: rewards to use. By default those whose scores are known if there are two or more,
+            else these and every reward that can be loaded.
         limit: how many pairs to look at. By default all if nothing has to be computed.
+        look: how to look at margins.
 
     Raises:
-        UnknownName: a wanted reward that is neither registered nor among the data's columns.
+        UnknownName: a wanted reward that is neither registered nor among the data's scores.
         DataError: no pairs to compare, or fewer than two rewards that can judge them.
     """
+    look = look or Look()
     pairs = only_pairs(records, "the analysis of conflict")
     if not len(pairs):
         raise DataError("the data set has no pairs")
-    stored = _stored(pairs)
-    names = list(dict.fromkeys(_default(stored) if wanted is None else wanted))
-    for name in names:
-        if name not in stored and name not in rewards:
-            raise UnknownName("reward", name, {*rewards.names(), *stored})
-    from_data = [name for name in names if name in stored]
-    to_compute = [name for name in names if name not in stored]
+    known = known_scores(pairs)
+    names = list(dict.fromkeys(_default(known) if wanted is None else wanted))
+    for name in [*names, *look.ties]:
+        if name not in known and name not in rewards:
+            raise UnknownName("reward", name, {*rewards.names(), *known})
+    to_compute = [name for name in names if name not in known]
     count = min(len(pairs), limit or (PAIRS_SCORED if to_compute else len(pairs)))
     loaded, missing = yield from _load(to_compute, pairs, count)
+    from_data = [name for name in names if name in known]
     _require_two([*from_data, *(reward.name for reward in loaded)], missing)
-    scored = yield from _score(pairs, count, loaded)
-    columns = [_stored_margins(pairs, stored[name])[scored.rows] for name in from_data]
-    margins = np.column_stack([*columns, scored.margins])
+    scored = yield from _scored(pairs, count, loaded)
+    bands = dict(look.ties)
+    if look.noise:
+        bands = (yield from tie_noise(pairs, scored.rows, loaded)) | bands
     yield Progress("compare rewards", 0, 1)
-    names = [*from_data, *(reward.name for reward in loaded)]
-    found, missing = _compare(names, margins, scored, missing)
+    judged = _Rewards(
+        [*from_data, *(reward.name for reward in loaded)],
+        [_of_rows(known[name](), scored.rows) for name in from_data] + scored.scores,
+        {name: about for name in from_data if (about := _dimension(name))}
+        | {reward.name: reward.dimension for reward in loaded},
+    )
+    judged, missing = _telling(judged, missing, bands)
+    facts = facts_of(pairs)
+    if facts is None:
+        facts = told_by(scored.pairs)
+    elif len(scored.rows) < len(pairs):
+        facts = taken(facts, scored.rows)
+    found, table = _compare(judged, scored.rows, facts, bands, look.indifference)
     yield Progress("compare rewards", 1, 1)
-    return ConflictReport(found, count, len(pairs), tuple(from_data), missing, scored.skipped)
+    return ConflictReport(
+        found, count, len(pairs), tuple(from_data), missing, scored.skipped, table
+    )
 
 
-def _compare(
-    names: Sequence[str],
-    margins: NDArray[np.float64],
-    scored: Scored,
-    absent: Sequence[Missing],
-) -> tuple[Conflict, tuple[Missing, ...]]:
-    """Compare the rewards that say something about these pairs; add the others to the absent."""
+def _scored(pairs: Sequence[PreferencePair], count: int, loaded: Sequence[Reward]) -> Work[Scored]:
+    """Score the first so many pairs with the rewards that were loaded, if any were."""
+    if not loaded:
+        return Scored(np.arange(count), [], [], {})
+    return (yield from score_pairs(pairs, count, loaded))
+
+
+def _telling(
+    judged: _Rewards, absent: Sequence[Missing], bands: Mapping[str, float]
+) -> tuple[_Rewards, tuple[Missing, ...]]:
+    """Keep the rewards that say something about these pairs; add the others to the absent.
+
+    Raises:
+        DataError: fewer than two do, or never about the same pair.
+    """
     missing, telling = list(absent), []
-    for number, name in enumerate(names):
-        if np.isnan(margins[:, number]).mean() >= BLIND:
-            missing.append(_blind(name))
-        elif (np.abs(margins[:, number]) <= TIE).mean() >= BLIND:
+    for number, (name, scores) in enumerate(zip(judged.names, judged.scores, strict=True)):
+        margins = scores[:, 0] - scores[:, 1]
+        if np.isnan(margins).mean() >= BLIND:
+            missing.append(_silent(name, float(np.isnan(margins).mean())))
+        elif (np.abs(margins) <= bands.get(name, TIE)).mean() >= BLIND:
             missing.append(Missing(name, "it scores winner and loser alike in nearly all pairs"))
         else:
             telling.append(number)
-    names = [names[number] for number in telling]
+    names = [judged.names[number] for number in telling]
     _require_two(names, missing)
-    margins = margins[:, telling]
-    if np.isnan(margins).any(axis=1).all():
+    kept = [judged.scores[number] for number in telling]
+    if np.any([np.isnan(each).any(1) for each in kept], axis=0).all():
         raise DataError(
             f"no pair can be judged by all of {', '.join(names)}",
             hint="choose rewards that go together with --rewards A,B",
         )
-    labels = np.ones(len(margins))
-    return conflict(margins, labels, names, scored.prompts, scored.categories), tuple(missing)
+    return _Rewards(names, kept, judged.dimensions), tuple(missing)
 
 
-def _stored(pairs: Sequence[PreferencePair]) -> dict[str, str]:
-    """Return the rewards whose scores came with the data, and the names of their columns."""
-    columns = pairs.scores if isinstance(pairs, ParquetRecords) else ()
-    return {column.lower().replace("_", "-"): column for column in columns}
+def _compare(
+    judged: _Rewards,
+    rows: NDArray[np.int64],
+    facts: Facts,
+    bands: Mapping[str, float],
+    indifference: float,
+) -> tuple[Conflict, PairTable]:
+    margins = np.stack([scores[:, 0] - scores[:, 1] for scores in judged.scores]).T
+    labels = np.where(facts.probability == 0.5, 0.0, 1.0)
+    prompts, strata = strata_of(facts)
+    about = About(strata, judged.dimensions, bands, indifference)
+    found = conflict(margins, labels, judged.names, prompts, about)
+    names, ids = tuple(judged.names), facts.texts.get("id")
+    table = PairTable(names, rows, judged.scores, facts.probability, ids, found.tie_bands)
+    return found, table
 
 
-def _default(stored: dict[str, str]) -> list[str]:
-    return list(stored) if len(stored) > 1 else list(dict.fromkeys([*stored, *rewards.names()]))
+def _of_rows(scores: Scores, rows: NDArray[np.int64]) -> Scores:
+    return scores if len(rows) == len(scores) else scores[rows]
 
 
-def _stored_margins(pairs: Sequence[PreferencePair], column: str) -> NDArray[np.float64]:
-    assert isinstance(pairs, ParquetRecords)
-    both = pairs.score(column)
-    return both[:, 0] - both[:, 1]
+def _default(known: Mapping[str, Callable[[], Scores]]) -> list[str]:
+    return list(known) if len(known) > 1 else list(dict.fromkeys([*known, *rewards.names()]))
+
+
+def _dimension(name: str) -> str | None:
+    starts = (about for start, about in DIMENSIONS.items() if name.startswith(start))
+    return next(starts, None)
 
 
 def _load(
@@ -179,9 +245,13 @@ def _load(
     media = [media_bytes(pair.winner) for pair in probe]
     for done, name in enumerate(names):
         yield Progress("load rewards", done, len(names))
+        if needed := _needed(name):
+            missing.append(Missing(name, f"it has to be told its {needed}"))
+            continue
         try:
-            reward = rewards[name]()
-        except MissingWeights as error:
+            with without_fetching():  # gigabytes, for a reward that nobody may have asked for
+                reward = rewards[name]()
+        except VipoError as error:  # its weights, its environment or a key are not at hand
             missing.append(Missing(name, error.message, error.hint))
             continue
         scores = reward.score(media, [pair.prompt for pair in probe])
@@ -194,67 +264,24 @@ def _load(
     return loaded, tuple(missing)
 
 
-def _score(pairs: Sequence[PreferencePair], count: int, loaded: Sequence[Reward]) -> Work[Scored]:
-    """Score each medium with its prompt once, however many pairs it is part of.
-
-    Raises:
-        DataError: no pair has both a winner and a loser that can be decoded.
-    """
-    if not loaded:
-        assert isinstance(pairs, ParquetRecords), "only columns of Parquet can hold scores"
-        numbers = pairs.prompt_numbers()[:count]
-        return Scored(np.arange(count), np.empty((count, 0)), numbers, None, {})
-    rows: list[int] = []
-    margins: list[NDArray[np.float64]] = []
-    prompts, categories = [], []
-    skipped: dict[str, int] = {}
-    known: dict[Key, NDArray[np.float64]] = {}
-    for start in range(0, count, CHUNK):
-        chunk = {index: pairs[index] for index in range(start, min(start + CHUNK, count))}
-        media, sides = _media(chunk, skipped)
-        new = [key for key in media if key not in known]
-        columns = [
-            reward.score([media[key] for key in new], [prompt for _, prompt in new])
-            for reward in loaded
-        ]
-        known.update(zip(new, np.column_stack(columns), strict=True))
-        for index, (winner, loser) in sides.items():
-            rows.append(index)
-            margins.append(known[winner] - known[loser])
-            prompts.append(chunk[index].prompt)
-            categories.append(str(chunk[index].metadata.get("category", "")))
-        yield Progress("score pairs", start + len(chunk), count)
-    if not rows:
-        details = [f"{number:,} pairs: {reason}" for reason, number in skipped.items()]
-        raise DataError("no pair has a winner and a loser that can be scored", details=details)
-    named = categories if any(categories) else None
-    return Scored(np.array(rows), np.stack(margins), prompts, named, skipped)
-
-
-Key = tuple[str, str]
-"""A medium's content hash, and the prompt that it is scored for."""
-
-
-def _media(
-    chunk: dict[int, PreferencePair], skipped: dict[str, int]
-) -> tuple[dict[Key, bytes], dict[int, tuple[Key, Key]]]:
-    """Return the media of the usable pairs by key, and the keys of winner and loser by pair."""
-    media: dict[Key, bytes] = {}
-    sides: dict[int, tuple[Key, Key]] = {}
-    for index, pair in chunk.items():
-        if pair.loser is None or why_broken(pair):
-            reason = "no loser" if pair.loser is None else "broken media"
-            skipped[reason] = skipped.get(reason, 0) + 1
-            continue
-        both = media_bytes(pair.winner), media_bytes(pair.loser)
-        winner, loser = ((content_hash(data), pair.prompt) for data in both)
-        media |= {winner: both[0], loser: both[1]}
-        sides[index] = winner, loser
-    return media, sides
+def _needed(name: str) -> str:
+    """Return the parameters without which a reward cannot be made, in words."""
+    fields = rewards.parameters(name).model_fields.items()
+    return " and ".join(key for key, field in fields if field.is_required())
 
 
 def _blind(name: str) -> Missing:
     return Missing(name, "it cannot judge these captions")
+
+
+def _silent(name: str, share: float) -> Missing:
+    if share == 1:
+        return _blind(name)
+    return Missing(
+        name,
+        f"scores of only {1 - share:.1%} of the pairs are known, or it cannot judge the others",
+        f"vipo data score DATA --rewards {name}",
+    )
 
 
 def _require_two(names: Sequence[str], missing: Sequence[Missing]) -> None:

@@ -94,6 +94,8 @@ def read_evaluation(folder: Path) -> Found:
         ) from error
     except json.JSONDecodeError as error:
         raise DataError(f"the evaluation in `{folder}` is damaged: {error}") from error
+    if "metrics" not in manifest:
+        raise VipoError(f"the evaluation in `{folder}` keeps no verdicts to show")
     if manifest["schema_version"] < OLDEST:
         raise VipoError(
             f"the evaluation in `{folder}` was made by an older version", hint="make it again"

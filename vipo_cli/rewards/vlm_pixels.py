@@ -167,14 +167,14 @@ def sampled_frames(data: bytes, wanted: float) -> list[Image.Image]:
         raise DataError("a picture, where a clip is needed")
     found = probe(data)
     places = frame_places(found.frames, found.frames_per_second, wanted)
-    frames, count = _frames_at(data, places)
+    frames, count = frames_at(data, places)
     if len(set(places)) > len(frames):  # its header promises more frames than there are
         places = frame_places(count, found.frames_per_second, wanted)
-        frames, count = _frames_at(data, places)
+        frames, count = frames_at(data, places)
     return [frames[place] for place in places]
 
 
-def _frames_at(data: bytes, places: Sequence[int]) -> tuple[dict[int, Image.Image], int]:
+def frames_at(data: bytes, places: Sequence[int]) -> tuple[dict[int, Image.Image], int]:
     """Return the frames at some places, and how many there are if one of them is missing."""
     wanted, found, count = set(places), {}, 0
     for number, frame in enumerate(_until(data, max(places))):

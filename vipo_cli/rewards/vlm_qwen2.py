@@ -107,8 +107,11 @@ def load_tokenizer(file: Path, words: Sequence[str]) -> tuple[Any, tuple[int, ..
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing more particular
         raise ModelError(f"cannot load the tokenizer in `{file}`: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     tokenizer.add_special_tokens([AddedToken(word, special=True) for word in words])
-    return tokenizer, tuple(int(tokenizer.token_to_id(word) or 0) for word in words)
+    found = [tokenizer.token_to_id(word) for word in words]
+    return tokenizer, tuple(number for number in found if number is not None)
 
 
 def load_body(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vipo_cli.data.record import Record
-from vipo_cli.data.sources import open_pairs
+from vipo_cli.data.sources import opening
 from vipo_cli.models import Family, find_model, load_family, open_family
 from vipo_cli.recipe import Recipe
 from vipo_cli.run import Progress, Work
@@ -152,7 +152,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Work[Plan]:
         VipoError: data, model or adapters that cannot be used, or an update that does not fit.
     """
     refuse_uneven(recipe.optimizer.batch_size, processes)
-    pairs = open_pairs(recipe.data.name, recipe.data.parameters)
+    pairs = yield from opening(recipe.data.name, recipe.data.parameters)
     yield Progress("counting", 0, 1)
     accelerator = start_accelerator(recipe)
     family = open_family(recipe.model.name)

@@ -16,9 +16,9 @@ import torch
 from vipo_cli.analysis.history import alarm_of, standing, up_to
 from vipo_cli.data.lazy import dropped
 from vipo_cli.data.record import Record
-from vipo_cli.data.sources import open_pairs
+from vipo_cli.data.sources import opening
 from vipo_cli.data.usable import Broken
-from vipo_cli.errors import VipoError
+from vipo_cli.errors import DataError, VipoError
 from vipo_cli.models.lora_files import START_FILE
 from vipo_cli.models.parts import fingerprint_parts
 from vipo_cli.recipe import Recipe, check_recipe, read_yaml
@@ -33,7 +33,7 @@ from vipo_cli.run import (
 )
 from vipo_cli.training import checkpoint, loop
 from vipo_cli.training.adapters import named_start
-from vipo_cli.training.devices import after_main, from_main, is_main, start_accelerator
+from vipo_cli.training.devices import from_main, is_main, main_first, start_accelerator
 from vipo_cli.training.launch import started_processes
 from vipo_cli.training.prepare import prepare
 from vipo_cli.training.reference import trainable
@@ -134,8 +134,10 @@ def train(recipe: Recipe, run: Path, *, resume: bool = False) -> Work[Result]:
     try:
         check_trackers(recipe)
         start_accelerator(recipe)
-        pairs = after_main(partial(open_pairs, recipe.data.name, recipe.data.parameters))
+        pairs = yield from main_first(partial(opening, recipe.data.name, recipe.data.parameters))
         setup = yield from prepare(recipe, pairs, run)
+        if resume and (said := from_main(partial(_changed, run, recipe, pairs, setup))):
+            yield Progress("loading the model", 1, 1, warning=said)
         start = _resume(run, setup) if resume else 0
         trackers = start_trackers(recipe, run, start)
         if is_main():
@@ -164,6 +166,35 @@ def _take_away(run: Path) -> None:
     shutil.rmtree(run / "rounds", ignore_errors=True)
     with suppress(OSError):
         run.rmdir()
+
+
+def _changed(run: Path, recipe: Recipe, pairs: Sequence[Record], setup: Setup) -> str:
+    """Return what is to be said of data that are not what they were when a run began.
+
+    Raises:
+        DataError: there are more or fewer of them, so that no step would see what it would have.
+    """
+    file = run / "provenance.json"
+    before = json.loads(file.read_text()).get("data", {}) if file.is_file() else {}
+    now = provenance(recipe, pairs, setup)["data"]
+    names = ("pairs", "trained_on", "held_out", "broken")
+    if changes := [
+        f"{name.replace('_', ' ')}: {before[name]:,} then, {now[name]:,} now"
+        for name in names
+        if name in before and before[name] != now[name]
+    ]:
+        raise DataError(
+            f"the data are not those that `{run}` began with",
+            details=changes,
+            hint="bring them back to what they were, or begin anew: "
+            f"vipo train --recipe {run / 'recipe.yaml'}",
+        )
+    if before.get("fingerprint", now["fingerprint"]) == now["fingerprint"]:
+        return ""
+    return (
+        f"as many records as when `{run}` began, but they, or what encodes them, have another "
+        "fingerprint;\n  it goes on with them as they are now"
+    )
 
 
 def _resume(run: Path, setup: Setup) -> int:

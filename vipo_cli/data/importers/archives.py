@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, cast
 
 from vipo_cli.data.entry import Unusable
 from vipo_cli.data.importers.byte_streams import joined, unpacked
+from vipo_cli.data.importers.files import described_in, files_below
 from vipo_cli.errors import DataError
 from vipo_cli.media import Media
 
@@ -105,7 +106,7 @@ class Archive:
 
 class _Folder(Archive):
     def names(self) -> list[str]:
-        files = (file for file in self.place.rglob("*") if file.is_file())
+        files = files_below(self.place, lambda _: True)
         return sorted(_readable(file.relative_to(self.place).as_posix()) for file in files)
 
     def holds(self, name: str) -> bool:
@@ -312,7 +313,7 @@ def archive_kind(file: Path) -> str | None:
 
 def archives_in(place: Path) -> list[Path]:
     """Return the archives of a file or folder in the order of their names; of parts, the first."""
-    files = [place] if place.is_file() else place.rglob("*")
+    files = [place] if place.is_file() else described_in(place)
     named = sorted(file for file in files if ARCHIVE.fullmatch(file.name.lower()))
     found: dict[tuple[Path, str], Path] = {}
     for file in named:

@@ -69,12 +69,16 @@ EACH = {
     "region": "regions",
 }
 """What may be said of each medium: of two, in columns that end like theirs; else in a list."""
+ALONE = ("noise_seed", "region")
+"""What may be said of one of two media alone."""
 
 
 SAY = (
     "say which is which: --columns prompt=NAME,winner=NAME,loser=NAME, or prompt=,a=,b=,label=,\n"
     "or prompt=,media= (a list, best first, or with ranks=), or prompt=,image=,liked="
 )
+HALVES = 3
+"""Columns without a counterpart that an error names."""
 _Guess = tuple[str, dict[str, str], list[tuple[str, str]]]
 """Kind of rows, column by role, and how columns about each medium may end."""
 
@@ -119,7 +123,9 @@ def guess_columns(names: Sequence[str], given: Mapping[str, str]) -> Columns:
     if "prompt" not in role or guess is None:
         lacking = "no column of prompts" if "prompt" not in role else "no columns of media"
         raise DataError(
-            f"{lacking} among {', '.join(f'`{name}`' for name in names) or 'none'}", hint=SAY
+            f"{lacking} among {', '.join(f'`{name}`' for name in names) or 'none'}",
+            details=_halves(free) if guess is None else [],
+            hint=SAY,
         )
     kind, media, ends = guess
     role |= media
@@ -129,6 +135,23 @@ def guess_columns(names: Sequence[str], given: Mapping[str, str]) -> Columns:
             role[meaning] = found
     rest = [name for name in free if name not in role.values()]
     return Columns(kind, role | _of_each(kind, rest, ends, role), ends[0] if ends else None)
+
+
+def _halves(names: Sequence[str]) -> list[str]:
+    """Say of columns that might be media what else would have to be there."""
+    said = []
+    for words in ORDERED:
+        columns = [_sided(word, names) for word in words]
+        if None in columns:
+            there = [*zip(columns, reversed(words), strict=True)]
+            said += [f"`{one}` is there, and no `{other}` beside it" for one, other in there if one]
+    for first, second, *_ in SIDES:
+        shown = _sided(first, names), _sided(second, names)
+        if all(shown):
+            said.append(f"`{shown[0]}` and `{shown[1]}` are there, and no `label` beside them")
+    if found := _first(UNORDERED, names):
+        said.append(f"`{found}` is there, and neither `ranks` nor a word that the best is first")
+    return list(dict.fromkeys(said))[:HALVES]
 
 
 def _media_given(names: Sequence[str], given: Mapping[str, str]) -> _Guess | None:
@@ -205,8 +228,10 @@ def _of_each(
             continue
         for pair in ends:
             both = [_called(meaning, end, names) for end in pair]
-            if all(both) and f"{meaning}0" not in {**given, **found}:
-                found |= {f"{meaning}{place}": str(name) for place, name in enumerate(both)}
+            roles = [f"{meaning}{place}" for place in range(2)]
+            known = any(role in given or role in found for role in roles)
+            if not known and (all(both) or (any(both) and meaning in ALONE)):
+                found |= {role: name for role, name in zip(roles, both, strict=True) if name}
     return found
 
 

@@ -2,18 +2,26 @@
 
 import csv
 import json
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from vipo_cli.data.entry import Unusable
 from vipo_cli.data.row_groups import reading
 from vipo_cli.errors import DataError
 
+T = TypeVar("T")
 Row = dict[str, Any]
+MEDIA = {
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff",
+    ".mp4", ".webm", ".mov", ".mkv", ".avi",
+}  # fmt: skip
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 BATCH = 64
 """Rows of Parquet read at once."""
@@ -28,17 +36,70 @@ HEADER_ROWS = 100
 BUFFER = 2**20
 """Bytes of a Parquet file's column that are read at once."""
 
+_SEEN: ContextVar[dict[Hashable, Any] | None] = ContextVar("seen", default=None)
+"""What was found on the disk, for as long as it is looked at once."""
+
+
+@contextmanager
+def looked_at_once() -> Iterator[None]:
+    """Remember, within the context, what folders hold and which columns tables have.
+
+    Many importers ask the same of a place before one of them says that it is its own.
+    """
+    before = _SEEN.set({})
+    try:
+        yield
+    finally:
+        _SEEN.reset(before)
+
+
+def _once(key: Hashable, look: Callable[[], T]) -> T:
+    seen = _SEEN.get()
+    if seen is None:
+        return look()
+    if key not in seen:
+        seen[key] = look()
+    found: T = seen[key]
+    return found
+
+
+def files_below(folder: Path, wanted: Callable[[str], bool]) -> Iterator[Path]:
+    """Yield the files below a folder whose names are wanted, hidden ones left out, in no order."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if not name.startswith(".") and wanted(name):
+                file = f"{parent}/{name}"  # a Path costs ten times it, and its is_file
+                if os.path.isfile(file):  # noqa: PTH113  # fails where a link leads out of sight
+                    yield Path(file)
+
+
+def described_in(folder: Path) -> Sequence[Path]:
+    """Return the files below a folder that may describe media or hold them: tables, archives."""
+
+    def look() -> list[Path]:
+        beside = {*MEDIA, ".txt"}
+        return list(files_below(folder, lambda name: _suffix(name) not in beside))
+
+    return _once(("files", folder), look)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122  # a Path costs ten times it
+
 
 def tables_in(place: Path, suffixes: Sequence[str] = TABLES) -> list[Path]:
     """Return the tables of a file or folder, in the order of their names."""
     if place.is_file():
         return [place] if place.suffix.lower() in suffixes else []
-    found = (file for file in place.rglob("*") if file.suffix.lower() in suffixes)
-    return sorted(file for file in found if file.is_file() and not file.name.startswith("."))
+    return sorted(file for file in described_in(place) if _suffix(file.name) in suffixes)
 
 
 def header(file: Path) -> list[str]:
     """Return the names of a table's columns; none if it cannot be read."""
+    return _once(("header", file), partial(_header, file))
+
+
+def _header(file: Path) -> list[str]:
     try:
         suffix = file.suffix.lower()
         if suffix == ".parquet":

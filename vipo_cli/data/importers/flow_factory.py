@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from vipo_cli.data.cells import name, text
 from vipo_cli.data.entry import Entry, Found, Unusable
-from vipo_cli.data.importers.cells import name, text
 from vipo_cli.data.importers.files import Row, header, rows_of, tables_in
 from vipo_cli.data.importers.importer import importer
 

@@ -7,14 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 from vipo_cli.data.entry import Entry, Found, Unusable
-from vipo_cli.data.importers.files import rows_of
+from vipo_cli.data.importers.files import MEDIA, files_below, rows_of
 from vipo_cli.data.importers.importer import importer
 from vipo_cli.errors import DataError
 
-SUFFIXES = {
-    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff",
-    ".mp4", ".webm", ".mov", ".mkv", ".avi",
-}  # fmt: skip
 SIDES = (
     ("winner", "loser"),
     ("winners", "losers"),
@@ -33,9 +29,17 @@ SIDES = (
 SEVERAL = "what lies there can be understood in several ways"
 
 
+def has_sides(place: Path) -> bool:
+    """Tell whether a folder holds one of winners and one of losers."""
+    try:
+        return _side_folders(place) is not None
+    except DataError:
+        return True
+
+
 def _fits(place: Path) -> bool:
     try:
-        return place.is_dir() and bool(_side_folders(place) or _endings(place))
+        return place.is_dir() and (has_sides(place) or bool(_endings(place)))
     except DataError:
         return True
 
@@ -92,7 +96,9 @@ def _side_folders(place: Path) -> tuple[Path, Path] | None:
         DataError: there are several of them.
     """
     found: dict[str, list[Path]] = {}
-    for each in sorted(place.iterdir()):
+    known = {name for names in SIDES for name in names}
+    named = (each for each in place.iterdir() if each.name.lower() in known)
+    for each in sorted(named):
         if each.is_dir():
             found.setdefault(each.name.lower(), []).append(each)
     pairs = [(found[one], found[other]) for one, other in SIDES if {one, other} <= found.keys()]
@@ -115,9 +121,7 @@ def _media_below(folder: Path) -> dict[str, Path]:
         DataError: two files have the same name but for their ending.
     """
     found: dict[str, Path] = {}
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() not in SUFFIXES or not file.is_file() or file.name.startswith("."):
-            continue
+    for file in sorted(files_below(folder, lambda name: Path(name).suffix.lower() in MEDIA)):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise DataError(
@@ -188,7 +192,7 @@ def _prompts(place: Path) -> dict[str, set[str]]:
             )
         name, prompt = row["name"].strip().replace("\\", "/"), row["prompt"].strip()
         stem, dot, suffix = name.rpartition(".")
-        for each in {name, stem} if f"{dot}{suffix.lower()}" in SUFFIXES else {name}:
+        for each in {name, stem} if f"{dot}{suffix.lower()}" in MEDIA else {name}:
             found.setdefault(each, set()).add(prompt)
     return found
 

@@ -32,10 +32,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from vipo_cli.data.cells import each, name, number, text
 from vipo_cli.data.entry import Entry, Found, Unusable
 from vipo_cli.data.importers.archives import Shelf, archives_in
 from vipo_cli.data.importers.arrays import elements_of
-from vipo_cli.data.importers.cells import each, name, number, text
 from vipo_cli.data.importers.files import Row, rows_of
 from vipo_cli.data.importers.importer import importer
 from vipo_cli.errors import DataError
@@ -51,11 +51,16 @@ OWN = ("train_aes", "train_tf", "test_aes", "test_tf", "train", "test")
 """Files whose images a data set has itself, and whose pairs stand in no other of them."""
 
 
+def _beside(place: Path, **_: Any) -> list[Path]:
+    root = _root(place)
+    return [] if root == place else [root]
+
+
 def _hpdv2_fits(place: Path) -> bool:
     return bool(_files(place, CHOSEN) or _files(place, RANKED))
 
 
-@importer(fits=_hpdv2_fits)
+@importer(fits=_hpdv2_fits, beside=_beside)
 def hpdv2(
     place: Path,
     *,
@@ -151,7 +156,7 @@ def _hpdv3_fits(place: Path) -> bool:
     return bool(_files(place, PREFERRED))
 
 
-@importer(fits=_hpdv3_fits)
+@importer(fits=_hpdv3_fits, beside=_beside)
 def hpdv3(
     place: Path,
     *,

@@ -23,11 +23,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from vipo_cli.data.cells import name, number, text
 from vipo_cli.data.entry import Entry, Found, Unusable
 from vipo_cli.data.importers.archives import Archive, Shelf, open_archive
-from vipo_cli.data.importers.cells import name, number, text
 from vipo_cli.data.importers.files import Row, has_columns, rows_of
-from vipo_cli.data.importers.importer import importer
+from vipo_cli.data.importers.importer import folder_of, importer
 from vipo_cli.errors import DataError
 
 COLUMNS = ("prompt_id", "prompt", "image_path", "rank", "overall_rating")
@@ -52,7 +52,7 @@ def _fits(place: Path) -> bool:
         return False
 
 
-@importer(fits=_fits)
+@importer(fits=_fits, beside=folder_of)
 def imagereward(
     place: Path,
     *,
@@ -90,8 +90,9 @@ def _parts(place: Path) -> list[Path]:
     folders += [place / "images" / split for split in SPLITS]
     found: dict[str, Path] = {}
     for folder in folders:
-        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if PART.fullmatch(file.name) and (file.is_dir() or file.suffix):
+        files = folder.iterdir() if folder.is_dir() else ()
+        for file in sorted(file for file in files if PART.fullmatch(file.name)):
+            if file.is_file() if file.suffix else file.is_dir():
                 found.setdefault(file.stem, file)
     return sorted(found.values(), key=lambda part: (SPLITS.index(_split(part)), _number(part)))
 

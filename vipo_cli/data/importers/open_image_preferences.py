@@ -24,11 +24,11 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
+from vipo_cli.data.cells import each, name, text
 from vipo_cli.data.entry import Entry, Found, Label, Unusable
 from vipo_cli.data.importers.archives import Shelf
-from vipo_cli.data.importers.cells import each, name, text
 from vipo_cli.data.importers.files import Row, count_rows, header, rows_of, tables_in
-from vipo_cli.data.importers.importer import importer
+from vipo_cli.data.importers.importer import folder_of, importer
 from vipo_cli.data.importers.pickapic import split_of
 from vipo_cli.data.row_groups import read_medium
 
@@ -45,7 +45,11 @@ def _fits(place: Path) -> bool:
     return names >= PAIRS or names >= ANSWERS
 
 
-@importer(fits=_fits, count=count_rows)
+def _beside(place: Path, *, images: str | None = None, **_: Any) -> list[Path]:
+    return [Path(images).expanduser()] if images else [*folder_of(place)]
+
+
+@importer(fits=_fits, count=count_rows, beside=_beside)
 def open_image_preferences(
     place: Path,
     *,

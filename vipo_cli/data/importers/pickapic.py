@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from vipo_cli.data.cells import each, name, number, text, truth
 from vipo_cli.data.entry import Entry, Found, Label, Unusable
-from vipo_cli.data.importers.cells import each, name, number, text, truth
 from vipo_cli.data.importers.files import Row, count_rows, has_columns, rows_of, tables_in
 from vipo_cli.data.importers.importer import importer
 from vipo_cli.data.row_groups import read_medium
@@ -94,4 +94,5 @@ def _entry(where: str, row: Row, file: Path, split: str | None) -> Found:
         scores=scores,
         split=split,
         metadata=rest,
+        where=where,
     )

@@ -19,8 +19,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from vipo_cli.data.cells import each, number, text
 from vipo_cli.data.entry import Entry, Found, Label, Unusable
-from vipo_cli.data.importers.cells import each, number, text
 from vipo_cli.data.importers.files import Row, count_rows, header, rows_of, tables_in
 from vipo_cli.data.importers.importer import importer
 from vipo_cli.data.importers.pickapic import split_of

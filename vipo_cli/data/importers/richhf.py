@@ -26,11 +26,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from vipo_cli.data.cells import name, number, text
 from vipo_cli.data.entry import Entry, Found, Unusable
 from vipo_cli.data.importers.archives import Shelf
-from vipo_cli.data.importers.cells import name, number, text
 from vipo_cli.data.importers.files import Row, header, rows_of, tables_in
-from vipo_cli.data.importers.importer import importer
+from vipo_cli.data.importers.importer import folder_of, importer
 from vipo_cli.data.importers.tfrecord import (
     Values,
     count_records,
@@ -81,7 +81,14 @@ def _count(place: Path) -> int | None:
     return None if None in counts else sum(count for count in counts if count is not None)
 
 
-@importer(fits=_fits, count=_count)
+def _beside(
+    place: Path, *, pickapic: str | None = None, images: str | None = None, **_: Any
+) -> list[Path]:
+    given = [Path(each).expanduser() for each in (pickapic, images) if each]
+    return given or [*folder_of(place)]
+
+
+@importer(fits=_fits, count=_count, beside=_beside)
 def richhf(
     place: Path,
     *,

@@ -15,17 +15,17 @@ on this machine are read, not S3, hub or Webshart sets. Not checked on data of a
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from vipo_cli.data.cells import name, text
 from vipo_cli.data.entry import Entry, Found, Unusable
 from vipo_cli.data.importers.arrays import document
-from vipo_cli.data.importers.cells import name, text
-from vipo_cli.data.importers.files import header, rows_of
-from vipo_cli.data.importers.folders import SUFFIXES
+from vipo_cli.data.importers.files import MEDIA, header, rows_of
 from vipo_cli.data.importers.importer import importer
 from vipo_cli.data.importers.paths import is_file, is_folder
 from vipo_cli.errors import DataError
@@ -65,6 +65,16 @@ def _fits(place: Path) -> bool:
     return bool(found) and _is_preference(found[0].with_name("config.json"))
 
 
+def _beside(place: Path, **_: Any) -> list[Path]:
+    """Return the folders that the configurations pair."""
+    found = []
+    for file in _configurations(place):
+        with suppress(DataError):  # which will be told where it is read
+            for preferred, losers in _paired(_sets(file)):
+                found += [_folder(each, file) for each in (preferred, *losers)]
+    return found
+
+
 def _is_preference(config: Path) -> bool:
     """Tell whether a training configuration, if there is one, is about preferences."""
     try:
@@ -75,7 +85,7 @@ def _is_preference(config: Path) -> bool:
     return "flow_dpo" in (known.get(METHOD), known.get(f"--{METHOD}"))
 
 
-@importer(fits=_fits)
+@importer(fits=_fits, beside=_beside)
 def simpletuner(
     place: Path,
     *,
@@ -262,7 +272,7 @@ def _listed(folder: Path | None) -> tuple[dict[str, str], set[str]]:
                 continue
             if each.is_dir(follow_symlinks=False):
                 folders.add(each.name)
-            elif suffix.lower() in SUFFIXES and each.is_file():
+            elif suffix.lower() in MEDIA and each.is_file():
                 files[stem] = "" if stem in files else each.name
     return files, folders
 

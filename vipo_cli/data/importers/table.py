@@ -3,14 +3,14 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from vipo_cli.data.cells import blank, name, number, text, truth, whole
 from vipo_cli.data.entry import NAMED, SIDES, Entry, Found, Label, Unusable, lifted
-from vipo_cli.data.importers.cells import name, number, text, truth, whole
 from vipo_cli.data.importers.column_names import DEGREES, EACH, Columns, guess_columns, plain
 from vipo_cli.data.importers.files import Row, count_rows, header, rows_of, tables_in
 from vipo_cli.data.importers.importer import importer
@@ -23,6 +23,8 @@ NOBODY = ("", "none", "null", "nan", "unknown", "skip")
 FIRST = ("a", "left", "first")
 SECOND = ("b", "right", "second")
 
+SHOWN = 5
+"""Rows that an error names."""
 ENDS = tuple(end for ends in SIDES for end in ends)
 
 
@@ -84,7 +86,11 @@ def meaning_of(place: Path, columns: Mapping[str, str]) -> Columns:
 def _meaning(file: Path, columns: Mapping[str, str]) -> Columns:
     names = header(file)
     if not names:
-        next(rows_of(file), None)  # says why there are none
+        rows = islice(rows_of(file), SHOWN)  # or it says why there are none
+        raise DataError(
+            f"`{file}`: no row can be read",
+            details=[f"{where}: {row.reason}" for where, row in rows if isinstance(row, Unusable)],
+        )
     try:
         return guess_columns(names, columns)
     except DataError as error:
@@ -98,11 +104,15 @@ def _entry(
 ) -> Found:
     role = meaning.role
     prompt = text(row.get(role["prompt"]))
-    known = _common(row, role, folder)
+    known = _common(row, role, folder) | {"where": where}
+    if wrong := _no_path(row, role):
+        return Unusable(where, f"{wrong} is no path")
     if meaning.kind == "pair":
         media = _media(row, (role["winner"], role["loser"]), folder)
-        votes = known.get("votes")
-        tied = known.get("probability") == 0.5 or (votes and votes[0] == votes[1])
+        votes, probability = known.get("votes"), known.get("probability")
+        if probability is None and votes is not None and not any(votes):
+            return Unusable(where, "no votes")
+        tied = votes[0] == votes[1] if probability is None and votes else probability == 0.5
         return Entry(prompt, media, "tie" if tied else "a", **known)
     if meaning.kind == "shown":
         names = (role["a"], role["b"])
@@ -142,7 +152,7 @@ def _common(row: Row, role: Mapping[str, str], folder: Path) -> dict[str, Any]:
             known[meaning] = math.nan if value is None else value  # refused as what it is not
     for meaning, field in EACH.items():
         cells = _listed(cell(field)) if field in role else []
-        if f"{meaning}0" in role:
+        if f"{meaning}0" in role or f"{meaning}1" in role:
             cells = [cell(f"{meaning}{place}") for place in "01"]
         if any(each not in (None, "") for each in cells):
             known[field] = tuple(_read(meaning, each, folder) for each in cells)
@@ -170,7 +180,16 @@ def _read(meaning: str, cell: Any, folder: Path) -> Any:
         return name(cell)
     if meaning == "votes":
         return math.nan if (votes := number(cell)) is None else votes
-    return read_medium(_stripped(cell), folder) if meaning == "region" else whole(cell)
+    if meaning == "region":
+        return read_medium(_stripped(cell), folder)
+    return None if blank(cell) else -1 if (seed := whole(cell)) is None else seed
+
+
+def _no_path(row: Row, role: Mapping[str, str]) -> str:
+    """Return the column of a medium's region that holds neither a path nor bytes, if one does."""
+    columns = (role.get(f"region{place}", "") for place in "01")
+    held = ((column, row.get(column)) for column in columns)
+    return next((name for name, cell in held if isinstance(cell, bool | int | float | list)), "")
 
 
 def _object(cell: Any, field: str) -> dict[str, Any] | None:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vipo_cli.data.cells import name, number, text, whole
 from vipo_cli.data.entry import Entry, Found, Unusable
-from vipo_cli.data.importers.cells import name, number, text, whole
 from vipo_cli.data.importers.files import Row, count_rows, header, rows_of, tables_in
-from vipo_cli.data.importers.importer import importer
+from vipo_cli.data.importers.importer import folder_of, importer
 from vipo_cli.data.importers.paths import is_file
 from vipo_cli.data.row_groups import read_medium
 
@@ -36,7 +36,7 @@ def _fits(place: Path) -> bool:
     return any(map(_is_ours, tables_in(place, (".parquet", ".jsonl"))[:1]))
 
 
-@importer(fits=_fits, count=count_rows)
+@importer(fits=_fits, count=count_rows, beside=folder_of)
 def verl_omni(place: Path) -> Iterator[Found]:
     """verl-omni's offline DPO: Parquet with prompt, img_win, img_lose, win_score, lose_score."""
     for file in filter(_is_ours, tables_in(place, (".parquet", ".jsonl"))):

@@ -19,10 +19,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from vipo_cli.data.cells import number, text
 from vipo_cli.data.entry import Entry, Found, Unusable
 from vipo_cli.data.importers.arrays import elements_of
-from vipo_cli.data.importers.cells import number, text
-from vipo_cli.data.importers.importer import importer
+from vipo_cli.data.importers.importer import folder_of, importer
 from vipo_cli.data.importers.paths import is_file
 from vipo_cli.errors import DataError
 
@@ -54,7 +54,7 @@ def _first(folder: Path) -> Iterator[dict[str, Any]]:
         return
 
 
-@importer(fits=_fits)
+@importer(fits=_fits, beside=folder_of)
 def videodpo(
     place: Path,
     *,

@@ -17,11 +17,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from vipo_cli.data.cells import name, number, text
 from vipo_cli.data.entry import Found, Unusable
 from vipo_cli.data.importers.archives import Shelf
-from vipo_cli.data.importers.cells import name, number, text
 from vipo_cli.data.importers.files import Row, has_columns, rows_of, tables_in
-from vipo_cli.data.importers.importer import importer
+from vipo_cli.data.importers.importer import folder_of, importer
 from vipo_cli.data.importers.pickapic import split_of
 from vipo_cli.data.importers.rated import DOMINANCE, Form, Rated, Scale, found_in
 from vipo_cli.errors import DataError, did_you_mean
@@ -38,7 +38,7 @@ SCALE = Scale(DIMENSIONS, [WORST] * 5, [BEST] * 5, [True] * 5)
 COLUMNS = ("text prompt", "video link")
 
 
-@importer(fits=has_columns(*COLUMNS))
+@importer(fits=has_columns(*COLUMNS), beside=folder_of)
 def videofeedback(
     place: Path,
     *,

@@ -15,11 +15,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from vipo_cli.data.cells import each, name, number, text
 from vipo_cli.data.entry import Entry, Found, Label, Unusable
 from vipo_cli.data.importers.archives import MISSING, Shelf
-from vipo_cli.data.importers.cells import each, name, number, text
 from vipo_cli.data.importers.files import Row, count_rows, has_columns, header, rows_of, tables_in
-from vipo_cli.data.importers.importer import importer
+from vipo_cli.data.importers.importer import folder_of, importer
 from vipo_cli.errors import DataError
 from vipo_cli.media import Media
 
@@ -31,7 +31,7 @@ LABELS: dict[str, Label] = {"a": "a", "b": "b", "same": "tie"}
 FACTS = ("fps_A", "fps_B", "num_frames_A", "num_frames_B")
 
 
-@importer(fits=has_columns(*COLUMNS), count=count_rows)
+@importer(fits=has_columns(*COLUMNS), count=count_rows, beside=folder_of)
 def videogen_rewardbench(
     place: Path,
     *,

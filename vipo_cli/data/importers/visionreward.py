@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from vipo_cli.data.cells import name, number, text
 from vipo_cli.data.entry import Entry, Found, Label, Unusable
 from vipo_cli.data.importers.archives import Shelf
-from vipo_cli.data.importers.cells import name, number, text
 from vipo_cli.data.importers.files import Row, header, rows_of, tables_in
-from vipo_cli.data.importers.importer import importer
+from vipo_cli.data.importers.importer import folder_of, importer
 from vipo_cli.data.importers.rated import Form, Rated, Scale, found_in
 from vipo_cli.data.importers.videofeedback import refuse_unknown
 
@@ -68,7 +68,7 @@ def _kind(file: Path) -> Literal["ratings", "pairs"] | None:
     return "pairs" if names >= PAIRED else "ratings" if names >= RATED else None
 
 
-@importer(fits=_fits)
+@importer(fits=_fits, beside=folder_of)
 def visionreward(
     place: Path,
     *,

@@ -18,11 +18,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vipo_cli.data.cells import name, number, text, truth, whole
 from vipo_cli.data.entry import Entry, Found, Label, Unusable
 from vipo_cli.data.importers.archives import archive_kind, archives_in, open_archive
 from vipo_cli.data.importers.arrays import document
-from vipo_cli.data.importers.cells import name, number, text, truth, whole
-from vipo_cli.data.importers.folders import SIDES, SUFFIXES
+from vipo_cli.data.importers.files import MEDIA
+from vipo_cli.data.importers.folders import SIDES
 from vipo_cli.data.importers.importer import importer
 from vipo_cli.errors import DataError
 
@@ -135,7 +136,7 @@ def _split(member: str) -> tuple[str, str]:
 def _role(end: str) -> str | None:
     """Return which of the media of a sample a file is; None if it is none."""
     head, _, suffix = end.lower().rpartition(".")
-    return head if f".{suffix}" in SUFFIXES else None
+    return head if f".{suffix}" in MEDIA else None
 
 
 def _entry(where: str, files: Files) -> Found:

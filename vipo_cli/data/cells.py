@@ -1,14 +1,23 @@
-"""Reading cells: what they hold, or None."""
+"""Reading the cells of tables, wherever they are read: what they hold, or None."""
 
 import math
 from typing import Any
 
+BLANK = ("", "nan", "none", "null")
+"""How tools write that a cell holds nothing."""
 TRUE, FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
 
 
 def text(cell: Any) -> str:
     """Return a cell's text without blanks around it; anything but text counts as empty."""
     return cell.strip() if isinstance(cell, str) else ""
+
+
+def blank(cell: Any) -> bool:
+    """Tell whether a cell says that it holds nothing."""
+    if isinstance(cell, str):
+        return cell.strip().lower() in BLANK
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
 def name(cell: Any) -> str | None:
