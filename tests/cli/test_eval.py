@@ -4,7 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.painter import Painter, write_base, write_run
-from vipo_cli.cli.eval import app, results_table
+from vipo_cli.cli.eval import app
+from vipo_cli.cli.show_evaluation import results_table
 from vipo_cli.errors import Interrupted, VipoError
 from vipo_cli.evaluation import generate
 

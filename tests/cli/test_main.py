@@ -121,7 +121,7 @@ def test_the_installed_script_has_the_documented_statuses(tmp_path):
     assert (plain.returncode, plain.stdout) == (1, "")
     error, _, hint = plain.stderr.partition("\n\nhint: ")
     assert error == f"error: no such file or folder: `{missing[-1]}`"
-    assert hint.startswith("data come as ")
+    assert hint.startswith("vipo list importers names the layouts")
     debugged = installed(*missing, VIPO_DEBUG="1")
     assert debugged.returncode == 1
     assert debugged.stderr.startswith("Traceback (most recent call last)")

@@ -1,0 +1,141 @@
+"""What every benchmark's command takes: how media are made, where they go, what to compare with."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from vipo_cli.cli.output import Json, Output, Quiet
+from vipo_cli.errors import VipoError
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="Run or checkpoint directory, LoRA file, diffusers folder, model name, hub id, "
+        "or folder of finished pictures.",
+    ),
+]
+OptionalTarget = Annotated[
+    str | None, typer.Argument(help="What to evaluate, as `vipo eval run --help` lists it.")
+]
+FromResults = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Results of the public script, instead of a target."),
+]
+Images = Annotated[
+    int | None,
+    typer.Option(min=1, help="Pictures for each prompt.", show_default="the benchmark's"),
+]
+Prompts = Annotated[
+    int | None, typer.Option(min=1, help="Only so many prompts of each kind, for a quick look.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Base seed of all pictures.")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")
+]
+Guidance = Annotated[
+    float | None, typer.Option(min=0, help="Guidance scale.", show_default="the model's")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Pictures drawn at once.", show_default="by size")
+]
+Precision = Annotated[str, typer.Option(help="Weights in fp32, bf16 or fp16.")]
+PromptSet = Annotated[
+    str | None,
+    typer.Option(
+        help="Which prompts: a set by name, or a file (.txt, .csv, .jsonl).",
+        show_default="the model's or the benchmark's",
+    ),
+]
+Baseline = Annotated[
+    str | None,
+    typer.Option(help="Target to compare with, or `none`.", show_default="the base model"),
+]
+Model = Annotated[str | None, typer.Option(help="Base model of a LoRA file that does not name it.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for everything.", show_default="in the run")]
+Partial = Annotated[
+    bool, typer.Option("--allow-partial", help="Accept missing or failed pictures.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the benchmark or reward."),
+]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line says about an evaluation beside its benchmark and target."""
+
+    set_: Settings = None
+    images_per_prompt: Images = None
+    prompts: Prompts = None
+    seed: Seed = 0
+    steps: Steps = None
+    guidance: Guidance = None
+    batch_size: BatchSize = None
+    precision: Precision = "fp32"
+    prompt_set: PromptSet = None
+    baseline: Baseline = None
+    model: Model = None
+    out: Out = None
+    allow_partial: Partial = False
+    json: Json = False
+    quiet: Quiet = False
+    output: Output = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "output", Output(json=self.json, quiet=self.quiet))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The KEY=VALUE words; values are written as in YAML.
+
+        Raises:
+            VipoError: a word without an equals sign.
+        """
+        import yaml
+
+        options = {}
+        for word in self.set_ or ():
+            key, equals, value = word.partition("=")
+            if not equals:
+                raise VipoError(f"`{word}` is no setting", hint="write it as --set KEY=VALUE")
+            options[key.strip().replace("-", "_")] = yaml.safe_load(value)
+        return options
+
+
+def taking_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `Wanted`, one by one; it gets them together as `wanted`."""
+    shared = {each.name: each for each in fields(Wanted) if each.init}
+    hints = get_type_hints(Wanted, include_extras=True)
+    own = get_type_hints(command, include_extras=True)
+    parameters = [
+        parameter
+        for parameter in inspect.signature(command).parameters.values()
+        if parameter.name != "wanted"
+    ]
+
+    def with_options(**given: Any) -> None:
+        wanted = Wanted(**{name: given.pop(name) for name in shared})
+        command(**given, wanted=wanted)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    spelled_out = inspect.Signature(
+        [
+            *(each.replace(annotation=own[each.name], kind=keyword) for each in parameters),
+            *(
+                inspect.Parameter(name, keyword, default=each.default, annotation=hints[name])
+                for name, each in shared.items()
+            ),
+        ]
+    )
+    with_options.__signature__ = spelled_out  # type: ignore[attr-defined]
+    with_options.__annotations__ = {
+        name: each.annotation for name, each in spelled_out.parameters.items()
+    }
+    with_options.__doc__ = command.__doc__
+    with_options.__name__ = command.__name__
+    return with_options
