@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python perf/eval_resume_trials.py --trials 20
 
-Each trial is one evaluation in a folder of its own, killed with SIGKILL up to three times in any of
-its stages; how long after the start is drawn anew. Compared are results.json but for `timing` and
+Each trial is one evaluation in a folder of its own, killed with SIGKILL up to three times, each time
+at a random moment of one of its stages. Compared are results.json but for `timing` and
 `environment`, all verdicts and the bytes of all pictures. Prints JSON.
 """
 
@@ -26,6 +26,9 @@ CASES = (
 )
 """Pictures judged one by one and in batches, and clips."""
 UNTIMED = ("timing", "environment")
+STAGES = ("starting", "drawing", "judging", "reporting")
+LATEST = 1.0
+"""Seconds after a stage has begun up to which the process is killed."""
 
 
 def start(case: tuple[str, ...], out: Path) -> subprocess.Popen:
@@ -64,19 +67,20 @@ def main() -> None:
     killed: Counter[str] = Counter()
     same = 0
     with TemporaryDirectory() as folder:
-        whole, seconds = {}, {}
+        whole = {}
         for number, case in enumerate(CASES):
             out = Path(folder) / f"whole-{number}"
-            began = time.monotonic()
             if start(case, out).wait() not in (0, 1):
                 raise SystemExit(f"cannot run: vipo eval {' '.join(case)}")
-            whole[case], seconds[case] = state(out), time.monotonic() - began
+            whole[case] = state(out)
         for trial in range(options.trials):
             case, out = CASES[trial % len(CASES)], Path(folder) / f"trial-{trial}"
-            for _ in range(options.kills):
+            for wanted in rng.sample(STAGES, k=options.kills):
                 process = start(case, out)
+                while process.poll() is None and STAGES.index(stage(out)) < STAGES.index(wanted):
+                    time.sleep(0.002)
                 try:
-                    process.wait(rng.uniform(0.3, 1.0) * seconds[case])
+                    process.wait(rng.uniform(0.0, LATEST))
                     break
                 except subprocess.TimeoutExpired:
                     killed[stage(out)] += 1

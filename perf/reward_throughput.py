@@ -18,6 +18,9 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -90,29 +93,57 @@ def measured(name: str, pictures: list[Path], arguments: argparse.Namespace) -> 
         "native": {"torch": torch.__version__, "dtype": arguments.dtype},
         "pictures_a_prompt": {
             count: {
-                "official_seconds": round(theirs[count][0], 2),
-                "native_seconds": round(ours[count][0], 2),
-                "official_pictures_per_second": round(len(pictures) / theirs[count][0], 3),
-                "native_pictures_per_second": round(len(pictures) / ours[count][0], 3),
-                "times_as_fast": round(theirs[count][0] / ours[count][0], 2),
-                "largest_difference": float(np.abs(theirs[count][1] - ours[count][1]).max()),
-                "load_average": {"official": theirs[count][2], "native": ours[count][2]},
+                "official": shown(theirs[count], len(pictures)),
+                "native": shown(ours[count], len(pictures)),
+                "times_as_fast": round(theirs[count].seconds / ours[count].seconds, 2),
+                "times_less_cpu": round(theirs[count].cpu_seconds / ours[count].cpu_seconds, 2),
+                "largest_difference": float(
+                    np.abs(theirs[count].scores - ours[count].scores).max()
+                ),
             }
             for count in prompts
         },
     }
 
 
-Timed = dict[int, tuple[float, Any, float]]
-"""Seconds, scores and the machine's load average, by how many pictures a prompt has."""
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One measurement; seconds of the processor count what others on the machine do not disturb."""
+
+    seconds: float
+    cpu_seconds: float
+    scores: Any
+    load_average: float
+
+
+def timed(work: Callable[[], Any], process: int) -> Timed:
+    cpu, began = cpu_seconds(process), time.perf_counter()
+    scores = work()
+    seconds = time.perf_counter() - began
+    return Timed(seconds, cpu_seconds(process) - cpu, scores, os.getloadavg()[0])
+
+
+def cpu_seconds(process: int) -> float:
+    """Return what a process has used of all processors, its input and output included."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def shown(found: Timed, pictures: int) -> dict[str, float]:
+    return {
+        "seconds": round(found.seconds, 2),
+        "cpu_seconds": round(found.cpu_seconds, 2),
+        "pictures_per_second": round(pictures / found.seconds, 3),
+        "load_average": round(found.load_average, 1),
+    }
 
 
 def official(
     name: str, folder: str, pictures: list[Path], prompts: dict[int, list[str]]
-) -> tuple[Timed, dict[str, Any]]:
+) -> tuple[dict[int, Timed], dict[str, Any]]:
     options = {"reread": True} if name.startswith("hpsv2") else {}
     reward: Any = with_backend(name, "official")(path=folder, **options)
-    found: Timed = {}
+    found: dict[int, Timed] = {}
     with reward.worker as worker:
 
         def score(files: list[Path], words: list[str]) -> Any:
@@ -121,9 +152,7 @@ def official(
 
         score(pictures[:1], ["warm up"])
         for count, words in prompts.items():
-            began = time.perf_counter()
-            scores = score(pictures, words)
-            found[count] = time.perf_counter() - began, scores, os.getloadavg()[0]
+            found[count] = timed(partial(score, pictures, words), worker.process_id)
     return found, dict(reward.about)
 
 
@@ -133,15 +162,16 @@ def native(
     pictures: list[Path],
     prompts: dict[int, list[str]],
     arguments: argparse.Namespace,
-) -> Timed:
+) -> dict[int, Timed]:
     options = {"path": folder, "dtype": arguments.dtype, "batch_size": arguments.batch_size}
     reward: Any = rewards[name](**options)
     reward.score([pictures[0].read_bytes()], ["warm up"])
-    found: Timed = {}
+    found: dict[int, Timed] = {}
     for count, words in prompts.items():
-        began = time.perf_counter()
-        scores = reward.score([file.read_bytes() for file in pictures], words)
-        found[count] = time.perf_counter() - began, scores, os.getloadavg()[0]
+        found[count] = timed(
+            lambda words=words: reward.score([file.read_bytes() for file in pictures], words),
+            os.getpid(),
+        )
     return found
 
 
