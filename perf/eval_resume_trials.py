@@ -75,7 +75,7 @@ def main() -> None:
             whole[case] = state(out)
         for trial in range(options.trials):
             case, out = CASES[trial % len(CASES)], Path(folder) / f"trial-{trial}"
-            for wanted in rng.sample(STAGES, k=options.kills):
+            for wanted in sorted(rng.sample(STAGES, k=options.kills), key=STAGES.index):
                 process = start(case, out)
                 while process.poll() is None and STAGES.index(stage(out)) < STAGES.index(wanted):
                     time.sleep(0.002)
