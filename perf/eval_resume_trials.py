@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python perf/eval_resume_trials.py --trials 20
 
-Each trial is one evaluation in a folder of its own, killed with SIGKILL up to three times, each time
-at a random moment of one of its stages. Compared are results.json but for `timing` and
+Each trial is one evaluation in a folder of its own, killed with SIGKILL up to three times, each
+time at a random moment of one of its stages. Compared are results.json but for `timing` and
 `environment`, all verdicts and the bytes of all pictures. Prints JSON.
 """
 

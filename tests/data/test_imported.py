@@ -295,8 +295,11 @@ def test_another_version_of_an_importer_imports_again(place, cache, monkeypatch)
     file = table(place, GOOD)
     open_pairs(str(file))
     monkeypatch.setattr(importers["table"], "version", 2)
-    open_pairs(str(file))
-    assert len(list(cache.iterdir())) == 2
+    told = opened(file)[1]
+    assert stages(told) == {"importing pairs.csv (table: prompt=prompt,winner=winner,loser=loser)"}
+    assert opened(file)[1] == []
+    (note,) = cache.glob("*/note.json")
+    assert json.loads(note.read_text())["version"] == 2
 
 
 def test_what_was_begun_is_gone_on_with(place, cache, monkeypatch):

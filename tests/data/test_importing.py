@@ -252,4 +252,15 @@ def test_the_command_shows_how_columns_are_understood(tmp_path):
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "columns   prompt=caption,a=left,b=right,label=vote" in result.stderr
+    assert json.loads(result.stdout)["examples"] == {}
     assert json.loads(result.stdout)["labels"] == {"b": 1}
+
+
+def test_the_command_says_what_training_reads_of_samples(tmp_path):
+    SOURCES["richhf"](tmp_path / "source")
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        app, ["data", "import", str(tmp_path / "source"), "--out", str(out)]
+    )
+    assert "its scores and region map stay in the" in result.stdout
+    assert all(entry.regions and "overall" in entry.scores for entry in entries_in(out))

@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 import time
 from importlib.util import module_from_spec, spec_from_file_location
@@ -95,6 +96,24 @@ def test_a_killed_worker_says_what_that_often_means(worker):
     with pytest.raises(VipoError, match="died with status -9") as caught:
         worker.ask({"do": "hello"}, 20)
     assert "memory" in caught.value.hint
+
+
+def test_a_worker_ends_with_a_vipo_that_was_killed():
+    script = (
+        "import sys; from pathlib import Path; from vipo_cli.rewards.worker import Worker\n"
+        f"worker = Worker('fake', Path(sys.executable), Path({str(FAKE)!r}))\n"
+        "worker.ask({'do': 'hello'}, 20)\n"
+        "print(worker.process_id, flush=True)\n"
+        "worker.ask({'do': 'score', 'pictures': ['x'], 'prompts': ['hang']}, 60)"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as vipo:
+        number = int(vipo.stdout.readline())
+        vipo.kill()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{number}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{number}").exists()
 
 
 def test_closing_twice_is_no_mistake(worker):

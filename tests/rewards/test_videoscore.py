@@ -45,7 +45,7 @@ def test_scores_are_those_of_its_own_code(folder):
     golden = np.array(GOLDEN["rewards"])
     np.testing.assert_allclose(whole.judge.numbers(clips(), given.PROMPTS), golden, atol=2e-5)
     np.testing.assert_allclose(whole.score(clips(), given.PROMPTS), golden.mean(1), atol=2e-5)
-    names = ("visual", "temporal", "dynamic", "alignment", "factual")
+    names = ("visual", "temporal", "dynamic", "text", "factual")
     for place, name in enumerate(names):
         reward = load(folder, f"videoscore-{name}")
         assert reward.judge is whole.judge

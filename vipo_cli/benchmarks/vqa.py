@@ -15,9 +15,7 @@ from vipo_cli.registry import Registry
 from vipo_cli.run import fingerprint, remembered_fingerprint
 from vipo_cli.weights import SOURCES, content, find
 
-chats: Registry[Any] = Registry(
-    "conversation", "vipo.chats", {"any": "vipo_cli.chat:find_chat"}
-)
+chats: Registry[Any] = Registry("conversation", "vipo.chats", {"any": "vipo_cli.chat:find_chat"})
 """How vision-language models are talked to, in this process or behind a server."""
 
 TOGETHER = 8

@@ -40,7 +40,7 @@ WAITED_SECONDS = 0.5
 """For another process that imports the same, between two tellings."""
 KEPT_SECONDS = 30 * 24 * 3600
 """For which what was made of a place that has changed is kept: a run may still read it."""
-NAMED = 60
+NAMED = 40
 """Characters of a place's name by which its folder can be told."""
 NOTE = "note.json"
 """What has to be as it was for the data set beside it to be opened."""

@@ -19,9 +19,9 @@ from vipo_cli.benchmarks.vbench_native import (
 from vipo_cli.errors import ModelError, VipoError
 from vipo_cli.rewards.clip import WEIGHTS, OpenaiClip, openai_clip
 from vipo_cli.rewards.options import torch_device
-from vipo_cli.weights import SOURCES, File, Source, content, find, is_here, read_tensors
 from vipo_cli.rewards.words import read_clip_words
 from vipo_cli.run import fingerprint
+from vipo_cli.weights import SOURCES, File, Source, content, find, is_here, read_tensors
 
 DINO = Source(
     "dino-b16",

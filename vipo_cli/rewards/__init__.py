@@ -63,7 +63,7 @@ rewards: Registry[Callable[..., Reward]] = Registry(
         "videoscore-visual": "vipo_cli.rewards.videoscore:videoscore_visual",
         "videoscore-temporal": "vipo_cli.rewards.videoscore:videoscore_temporal",
         "videoscore-dynamic": "vipo_cli.rewards.videoscore:videoscore_dynamic",
-        "videoscore-alignment": "vipo_cli.rewards.videoscore:videoscore_alignment",
+        "videoscore-text": "vipo_cli.rewards.videoscore:videoscore_text",
         "videoscore-factual": "vipo_cli.rewards.videoscore:videoscore_factual",
         "vqascore": "vipo_cli.rewards.vqascore:vqascore",
         "vlm-judge": "vipo_cli.rewards.vlm:vlm_judge",

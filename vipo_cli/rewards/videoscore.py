@@ -35,7 +35,7 @@ Release = Annotated[
     Field(description="v1.1 looks at up to 48 frames of a clip, v1 at up to 16."),
 ]
 FRAMES = {"v1.1": 48, "v1": 16}
-DIMENSIONS = ("visual", "temporal", "dynamic", "alignment", "factual")
+DIMENSIONS = ("visual", "temporal", "dynamic", "text", "factual")
 """Visual quality, temporal consistency, dynamic degree, alignment with the prompt, factual
 consistency: in the order of the numbers."""
 REMEMBERED = 2**16
@@ -81,12 +81,11 @@ def videoscore_dynamic(
     return _reward("videoscore-dynamic", "motion", ("dynamic",), release, path, device, dtype)
 
 
-def videoscore_alignment(
+def videoscore_text(
     *, release: Release = "v1.1", path: Place = None, device: Device = "auto", dtype: Dtype = "bf16"
 ) -> Reward:
     """VideoScore's alignment of a clip with its prompt, about 1 to 4."""
-    parts = ("alignment",)
-    return _reward("videoscore-alignment", "alignment", parts, release, path, device, dtype)
+    return _reward("videoscore-text", "alignment", ("text",), release, path, device, dtype)
 
 
 def videoscore_factual(
@@ -349,8 +348,6 @@ def build(config: Path, tensors: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def _placed(embeddings: Any) -> Any:
     """Return what embeds patches, in places that are worked out as Mantis's code does."""
-    import torch
-
     side = embeddings.num_patches_per_side
 
     def forward(pixel_values: Any, patch_attention_mask: Any) -> Any:

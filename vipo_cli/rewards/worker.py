@@ -60,6 +60,11 @@ class Worker:
     def __del__(self) -> None:
         self.close()
 
+    @property
+    def process_id(self) -> int:
+        """Return the number by which the system knows its process."""
+        return self._process.pid
+
     def ask(self, request: dict[str, Any], seconds: float) -> Any:
         """Send a request and return its answer.
 

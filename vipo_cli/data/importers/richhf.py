@@ -15,7 +15,8 @@ file of the same name beside each, because RichHF does not repeat the prompts.
 
 An image was scored alone and compared with none, so each becomes a labelled sample: liked where a
 score is at least a threshold. All four scores are kept, one of the heat maps is kept as its region
-map, and the misaligned words stand in the metadata.
+map, and the misaligned words stand in the metadata. Of these, training on samples reads the label;
+the rest is for statistics, filters and exports.
 """
 
 import re

@@ -14,6 +14,8 @@ import json
 import os
 import platform
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,6 +26,7 @@ from typing import Any, TextIO
 
 def main(script: Path) -> None:
     """Answer until the other side hangs up."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a package prints must not run into the answers
     adapter: ModuleType | None = None
@@ -35,6 +38,13 @@ def main(script: Path) -> None:
             traceback.print_exc()
             answer = {"error": describe(error)}
         _send(answers, answer)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, even in the middle of a long request."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _answer(adapter: ModuleType, request: dict[str, Any]) -> Any:
