@@ -19,6 +19,7 @@ app = typer.Typer(
     help="Analyse preference data, objectives, models and runs.",
     epilog="Example: vipo analyze conflict shapes --set kind=noisy",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

@@ -16,6 +16,7 @@ app = typer.Typer(
     help="Import, check, score, build and cache preference data.",
     epilog="Example: vipo data check shapes --limit 200",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

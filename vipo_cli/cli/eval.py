@@ -28,6 +28,7 @@ from vipo_cli.errors import Interrupted, VipoError
 app = typer.Typer(
     help="Measure what a model can do, with intervals, and what training changed.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

@@ -17,7 +17,7 @@ EPILOG = (
     "vipo export runs/my-run --show"
 )
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 WIDTH = 18
 
 

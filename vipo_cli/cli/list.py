@@ -10,6 +10,7 @@ app = typer.Typer(
     help="List what has a name: methods, models, data sets, rewards, benchmarks and more.",
     epilog="Example: vipo list methods poly-dpo",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

@@ -33,7 +33,7 @@ EPILOG = (
     "vipo train --resume runs/shapes-sd-poly-dpo-1"
 )
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 SHOWN = 5
