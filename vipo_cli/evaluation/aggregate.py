@@ -113,9 +113,8 @@ def mean(metric: Metric, samples: Sequence[Sample]) -> Interval:
     share = (metric.lowest, metric.highest) == (0, 1)
     if interval.stderr > 0:
         return interval
-    if not share:  # one prompt alone says nothing about the spread
-        alone = interval.n_clusters < 2
-        return replace(interval, low=np.nan, high=np.nan, method="none") if alone else interval
+    if not share:  # equal scores, or one prompt alone, say nothing about the spread
+        return replace(interval, low=np.nan, high=np.nan, method="none")
     # all right or all wrong: resampling sees no spread where a few prompts prove little
     ends = wilson(interval.value * interval.n_clusters, interval.n_clusters)
     return replace(interval, low=ends.low, high=ends.high, method="wilson")
