@@ -451,7 +451,9 @@ def test_five_mistakes_in_a_recipe_are_one_error(fails, tmp_path):
     assert lines[-1] == "hint: did you mean `optimizer.learning_rate`, `model`?"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_stop_request_saves_what_was_trained_and_says_how_to_go_on(tiny, tmp_path, vipo, number):
     out = tmp_path / "run"
     words = ["train", "--model", tiny, "--out", out, *FEW, *SMALL]

@@ -1,4 +1,5 @@
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from vipo_cli.evaluation.target import find_target
 from vipo_cli.media import Size, probe, read_framed
 from vipo_cli.run import finish
 
+needs_av = pytest.mark.skipif(find_spec("av") is None, reason="the extra `video` writes MP4")
 SAMPLING = Sampling(steps=1, guidance=1.0, seed=3)
 
 
@@ -71,6 +73,7 @@ def test_prompts_that_cannot_be_names_are_refused(prompts):
         list_clips(suite, [asked(prompt, dimension) for prompt in prompts], 0)
 
 
+@needs_av
 def test_clips_appear_under_their_names_and_are_kept(tmp_path, drawn):
     target, prompts = find_target("shapes-video"), [asked("a cat", "color")]
     work = lambda: finish(generate_clips(target, VBENCH, prompts, SAMPLING, tmp_path))  # noqa: E731
@@ -89,6 +92,7 @@ def test_clips_appear_under_their_names_and_are_kept(tmp_path, drawn):
     assert not list(tmp_path.glob("**/.*"))
 
 
+@needs_av
 def test_a_clip_is_the_same_whatever_stands_beside_it(tmp_path, drawn):
     target = find_target("shapes-video")
     for out, prompts in (("a", ["one", "two"]), ("b", ["two"])):
@@ -99,6 +103,7 @@ def test_a_clip_is_the_same_whatever_stands_beside_it(tmp_path, drawn):
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@needs_av
 def test_models_of_pictures_are_refused(tmp_path, drawn, monkeypatch):
     class Family:
         size = Size(16, 16)
@@ -111,6 +116,7 @@ def test_models_of_pictures_are_refused(tmp_path, drawn, monkeypatch):
     assert not drawn
 
 
+@needs_av
 @pytest.mark.parametrize("size", [(32, 48), (31, 47)])
 def test_frames_survive_encoding(size):
     shades = np.array([40, 120, 200], np.uint8)

@@ -67,7 +67,7 @@ def alone(tiny, tmp_path_factory):
     return run
 
 
-QUICK = ("lora", "rounds", "full-fsdp")
+QUICK = ("lora", "full-fsdp")
 """Runs of every test session; the others are slow together."""
 
 
