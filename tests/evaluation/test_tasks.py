@@ -7,6 +7,7 @@ import pytest
 from tests.painter import write_base, write_run
 from vipo_cli.benchmarks import Metric, Verdict
 from vipo_cli.errors import UnknownName, VipoError
+from vipo_cli.evaluation import tasks
 from vipo_cli.evaluation.compare import compare
 from vipo_cli.evaluation.evaluate import evaluate
 from vipo_cli.evaluation.plan import Options
@@ -131,6 +132,22 @@ def test_mistakes_in_naming_a_benchmark_say_what_to_do(tmp_path, own_task):
     own_task.write_text("import nowhere_to_be_found")
     with pytest.raises(VipoError, match="nowhere_to_be_found"):
         find_task(str(own_task), {})
+
+
+def test_a_backend_is_an_option_of_its_own_only_where_a_package_stands_behind_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(tasks, "with_backend", lambda *names: asked.append(names) or Named)
+    find_task("imagereward", {"backend": "official"})
+    assert asked == [("imagereward", "official")]
+    with pytest.raises(VipoError, match="not valid") as error:
+        find_task("ocr-words", {"backend": "official"})
+    assert error.value.details[0].startswith("backend: must be")
+
+
+class Named:
+    """A reward of which nothing but the name is asked."""
+
+    name, dimension, fingerprint = "named", "overall", "1"
 
 
 def test_prompts_that_cannot_be_judged_are_refused(run, painters, tmp_path):

@@ -14,7 +14,7 @@ from vipo_cli.benchmarks import Asked, Metric, Task, Verdict, tasks
 from vipo_cli.errors import UnknownName, VipoError
 from vipo_cli.registry import findings, parameters_of
 from vipo_cli.rewards import Reward, rewards
-from vipo_cli.rewards.official import with_backend
+from vipo_cli.rewards.official import officials, with_backend
 
 Factory = Callable[..., Task]
 
@@ -76,9 +76,10 @@ def find_task(name: str, options: Mapping[str, Any], prompts: str | None = None)
 
 
 def _reward_task(name: str, options: Mapping[str, Any]) -> RewardTask:
-    backend = str(options.get("backend", "native"))
-    rest = {key: value for key, value in options.items() if key != "backend"}
-    reward: Reward = _made(with_backend(name, backend), name, rest)
+    factory, options = rewards[name], dict(options)
+    if name in officials:  # others may have an option `backend` of their own
+        factory = with_backend(name, str(options.pop("backend", "native")))
+    reward: Reward = _made(factory, name, options)
     return RewardTask(reward, name, name, (Metric(name),), PROMPTS_OF.get(name, REWARD_PROMPTS))
 
 
