@@ -153,6 +153,16 @@ def append_line(target: Path, record: dict[str, Any]) -> None:
         raise unwritable(target, error) from error
 
 
+def end_last_line(file: Path) -> None:
+    """Cut off what a killed process left of the last line, so that the next one starts afresh."""
+    if not file.is_file():
+        return
+    data = file.read_bytes()
+    if not data.endswith(b"\n"):
+        with file.open("r+b") as stream:
+            stream.truncate(data.rfind(b"\n") + 1)
+
+
 def read_lines(source: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file; a last line that a killed process left unfinished is left out."""
     if not source.exists():

@@ -136,7 +136,7 @@ def test_a_vision_language_model_is_asked_each_question_by_itself(together, pict
         asked_for.append((name, model))
         return chat
 
-    monkeypatch.setitem(vqa.chats._loaded, "any", find_chat)
+    monkeypatch.setattr(vqa, "find_chat", find_chat)
     judge = find_vqa("http://localhost:1/v1", "some")
     assert asked_for == [("http://localhost:1/v1", "some")]
     assert judge.name == "org/Some-VL"
@@ -148,4 +148,4 @@ def test_a_vision_language_model_is_asked_each_question_by_itself(together, pict
 def test_conversations_are_those_of_the_judges():
     from vipo_cli.building.judge import find_judge
 
-    assert vqa.chats["any"] is find_judge
+    assert vqa.find_chat is find_judge

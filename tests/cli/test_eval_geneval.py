@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from tests.benchmarks.random_mask2former import draw, drawn_picture
+from tests.tiny.clip import save_clip
 from vipo_cli.benchmarks import prompt_sets
 from vipo_cli.shapes.build import make_tokenizer
 from vipo_cli.vocabulary import OBJECTS
@@ -41,29 +42,9 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    from transformers import CLIPConfig, CLIPModel
-
-    torch.manual_seed(0)
     tokenizer = make_tokenizer()
     tokenizer.model_max_length = 77
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    config = CLIPConfig(
-        text_config={
-            **small,
-            "num_attention_heads": 2,
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": tokenizer.model_max_length,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        vision_config={**small, "num_attention_heads": 2, "image_size": 16, "patch_size": 8},
-        projection_dim=8,
-    )
-    folder = tmp_path_factory.mktemp("clip")
-    CLIPModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_clip(tokenizer, tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import pytest
 
 from vipo_cli.benchmarks.vbench import VBENCH
 from vipo_cli.benchmarks.vbench2 import VBENCH2
+from vipo_cli.clips import encode_mp4
 from vipo_cli.errors import DataError, ModelError, VipoError
 from vipo_cli.evaluation import clips
-from vipo_cli.evaluation.clips import encode_mp4, generate_clips, list_clips
+from vipo_cli.evaluation.clips import generate_clips, list_clips
 from vipo_cli.evaluation.generate import Sampling, picture_seed
 from vipo_cli.evaluation.target import find_target
 from vipo_cli.media import Size, probe, read_framed

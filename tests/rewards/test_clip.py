@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.tiny.clip import save_clip
 from vipo_cli.errors import MissingWeights, ModelError
 from vipo_cli.media import encode_png
 from vipo_cli.rewards import Reward, rewards
@@ -23,28 +24,7 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A complete CLIP model with random weights."""
-    from transformers import CLIPConfig, CLIPModel
-
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    config = CLIPConfig(
-        text_config={
-            **small,
-            "num_attention_heads": 2,
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": tokenizer.model_max_length,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        vision_config={**small, "num_attention_heads": 2, "image_size": 16, "patch_size": 8},
-        projection_dim=8,
-    )
-    path = tmp_path_factory.mktemp("clip")
-    CLIPModel(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return save_clip(make_tokenizer(), tmp_path_factory.mktemp("clip"))
 
 
 def pictures(number=5):

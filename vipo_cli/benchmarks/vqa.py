@@ -10,13 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from vipo_cli.chat import find_chat
 from vipo_cli.errors import ModelError
-from vipo_cli.registry import Registry
 from vipo_cli.run import fingerprint, remembered_fingerprint
 from vipo_cli.weights import SOURCES, content, find
-
-chats: Registry[Any] = Registry("conversation", "vipo.chats", {"any": "vipo_cli.chat:find_chat"})
-"""How vision-language models are talked to, in this process or behind a server."""
 
 TOGETHER = 8
 """Questions that a server is asked at once."""
@@ -62,7 +59,7 @@ def find_vqa(name: str, model: str | None = None) -> Vqa:
     url = re.match(r"https?://", name) is not None
     if not url and (name == SOURCES[BLIP].repository or _kind(Path(name)) == "blip"):
         return load_blip(None if name == SOURCES[BLIP].repository else name)
-    found = chats["any"](name, model, TOGETHER)
+    found = find_chat(name, model, TOGETHER)
     weights = remembered_fingerprint(Path(name)) if Path(name).is_dir() else found.name
     return ChatVqa(found, fingerprint([weights, INSTRUCTIONS]))
 

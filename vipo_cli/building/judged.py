@@ -22,7 +22,7 @@ from vipo_cli.data.scores import media_keys
 from vipo_cli.data.stored import entry_in, read_manifest, stored_rows
 from vipo_cli.errors import DataError, VipoError
 from vipo_cli.media import content_hash, media_bytes
-from vipo_cli.run import Progress, Work, append_line, fingerprint, read_lines
+from vipo_cli.run import Progress, Work, append_line, end_last_line, fingerprint, read_lines
 
 STAGE = "asking the judge"
 GIVE_UP = 8
@@ -224,16 +224,8 @@ def _known(file: Path, about: Mapping[str, Any]) -> dict[str, Said]:
             f"`{file}` holds verdicts about something else",
             hint=f"choose another --out, or remove it: rm {file}",
         )
-    _end_last_line(file)
+    end_last_line(file)
     return {line["question"]: Said(line["answer"], line["problem"]) for line in lines[1:]}
-
-
-def _end_last_line(file: Path) -> None:
-    """Cut off a last line that a killed process left unfinished."""
-    data = file.read_bytes()
-    if not data.endswith(b"\n"):
-        with file.open("r+b") as stream:
-            stream.truncate(data.rfind(b"\n") + 1)
 
 
 Question = tuple[str, bytes, bytes]

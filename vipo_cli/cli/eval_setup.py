@@ -1,6 +1,6 @@
 """`vipo eval setup`, `doctor` and `parity`: upstream packages, and what is here and what is not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,7 +48,7 @@ def setup(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make the environment of an upstream package, for `--backend official`."""
+    """Make the environment of an upstream package, for `--set backend=official`."""
     from vipo_cli.rewards.environments import ENVIRONMENTS, find_environment, set_up
     from vipo_cli.weights import size
 
@@ -247,6 +247,3 @@ def _summary(environment: Any) -> str:
 
     state = "ready" if ready(environment) else "not set up"
     return f"{state}; official backend of {', '.join(environment.rewards)}"
-
-
-__all__: Sequence[str] = ["doctor_table", "parity_table", "register"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vipo_cli.cli.eval_options import Guidance, Model, Out, Precision, Prompts, Steps
 from vipo_cli.cli.output import Json, Output, Quiet
 from vipo_cli.errors import Interrupted, VipoError
 
@@ -47,9 +48,6 @@ Info = Annotated[
     Path | None,
     typer.Option(help="Info file with the prompts.", show_default="the official one"),
 ]
-Prompts = Annotated[
-    int | None, typer.Option(min=1, help="Only so many prompts of each kind, for a quick look.")
-]
 Weights = Annotated[
     Path | None,
     typer.Option(help="Folder of the judging models.", show_default="the hub's cache"),
@@ -65,18 +63,9 @@ Fps = Annotated[
     float | None, typer.Option(min=1, help="Frames a second of clips.", show_default="the model's")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Base seed of all clips.")]
-Steps = Annotated[
-    int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")
-]
-Guidance = Annotated[
-    float | None, typer.Option(min=0, help="Guidance scale.", show_default="the model's")
-]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Clips drawn at once.", show_default="by size")
 ]
-Precision = Annotated[str, typer.Option(help="Weights in fp32, bf16 or fp16.")]
-Model = Annotated[str | None, typer.Option(help="Base model of a LoRA file that does not name it.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for everything.", show_default="in the run")]
 Partial = Annotated[
     bool, typer.Option("--allow-partial", help="Accept missing dimensions or clips.")
 ]

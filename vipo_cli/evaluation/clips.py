@@ -6,33 +6,24 @@
 Clips are H.264 at the encoder's own quality, as the benchmarks' guides for sampling write them.
 """
 
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from vipo_cli.benchmarks.vbench_suite import Suite
-from vipo_cli.errors import DataError, ModelError, VipoError
-from vipo_cli.evaluation.generate import Sampling, load_target, picture_seed
+from vipo_cli.clips import encode_mp4, require_av
+from vipo_cli.errors import DataError, ModelError
+from vipo_cli.evaluation.generate import Sampling, batches, load_target, picture_seed
 from vipo_cli.evaluation.target import Target
-from vipo_cli.media import Pixels
-from vipo_cli.models import Family, family_of
-from vipo_cli.models.draw import drawer
+from vipo_cli.models import family_of
+from vipo_cli.models.draw import drawer, frame_rate
 from vipo_cli.models.sample import fitting_batch_size
 from vipo_cli.run import Progress, Work, writing
 
 CLIPS = "clips"
 LIST = "clips.jsonl"
-ENCODING = "h264-crf23-cpu-independent"
-OPTIONS = {"crf": "23", "preset": "medium", "x264-params": "cpu-independent=1"}
-"""The encoder's defaults; without the last, one clip in a hundred differs from run to run."""
-FRAME_RATE = 8.0
-"""Frames a second where neither the user nor the family says it; that of the official guide."""
-FRAME_RATES = {"Wan": 16.0, "CogVideoX": 8.0, "HunyuanVideo": 24.0}
-"""Frames a second that families were trained at."""
 LONGEST_NAME = 255
 """Bytes of a file's name that file systems take."""
 
@@ -99,7 +90,7 @@ def generate_clips(
     _write_list(out / LIST, clips)
     if not missing:
         return 0
-    _require_av()
+    require_av()
     yield Progress("load model", 0, 1)
     pipeline = load_target(target, sampling.precision)
     family = family_of(pipeline)
@@ -114,7 +105,7 @@ def generate_clips(
     draw = drawer(family, steps=sampling.steps, guidance=sampling.guidance)
     done = len(clips) - len(missing)
     yield Progress("generate", done, len(clips))
-    for batch in _batches(clips, sampling.batch_size or fitting_batch_size(family.size)):
+    for batch in batches(clips, sampling.batch_size or fitting_batch_size(family.size)):
         if missing.isdisjoint(batch):
             continue
         drawn = draw([clip.prompt for clip in batch], [clip.seed for clip in batch])
@@ -125,46 +116,6 @@ def generate_clips(
                 done += 1
         yield Progress("generate", done, len(clips))
     return len(missing)
-
-
-def frame_rate(family: Family) -> float:
-    """Return how many frames a second a family's clips have."""
-    return FRAME_RATES.get(type(family).__name__, FRAME_RATE)
-
-
-def encode_mp4(frames: Pixels, frames_per_second: float) -> bytes:
-    """Encode (t, h, w, 3) uint8 as H.264 in MP4; the same pixels, the same bytes.
-
-    Raises:
-        VipoError: PyAV is not installed.
-    """
-    _require_av()
-    import av
-
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream: Any = container.add_stream(
-            "libx264", rate=Fraction(frames_per_second).limit_denominator(1001)
-        )
-        stream.height, stream.width = frames.shape[1:3]
-        odd = stream.height % 2 or stream.width % 2  # chroma is only halved where it can be
-        stream.pix_fmt = "yuv444p" if odd else "yuv420p"
-        stream.options = OPTIONS
-        stream.thread_count = 1
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()
-
-
-def _require_av() -> None:
-    try:
-        import av  # noqa: F401
-    except ImportError as error:
-        raise VipoError(
-            "clips are written as MP4 with PyAV, which is not installed",
-            hint='pip install "vipo[video]"',
-        ) from error
 
 
 def _check_names(clips: Sequence[Clip]) -> None:
@@ -196,8 +147,3 @@ def _write_list(file: Path, clips: Sequence[Clip]) -> None:
     if not file.is_file() or file.read_text() != text:
         with writing(file) as temporary:
             temporary.write_text(text)
-
-
-def _batches(clips: Sequence[Clip], size: int) -> Iterator[Sequence[Clip]]:
-    for start in range(0, len(clips), size):
-        yield clips[start : start + size]

@@ -3,21 +3,25 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from vipo_cli.clips import encode_clip, encode_mp4
 from vipo_cli.evaluation.target import Target
-from vipo_cli.media import encode_clip, encode_png
+from vipo_cli.media import encode_png
 from vipo_cli.models import Family, family_of, load_pipeline
+from vipo_cli.models.draw import drawer, frame_rate
 from vipo_cli.models.family import Condition
 from vipo_cli.models.lora_files import check_lora
 from vipo_cli.models.sample import fitting_batch_size, spatial_factor
 from vipo_cli.run import Progress, Work, writing
+
+T = TypeVar("T")
 
 PNG_START, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 LOSSLESS = 2**20
@@ -122,7 +126,7 @@ def generate(
     draw = _drawer(pipeline, family, sampling)
     done = len(pictures) - len(missing)
     yield Progress("generate", done, len(pictures))
-    for batch in _batches(pictures, sampling.batch_size or _fitting(family)):
+    for batch in batches(pictures, sampling.batch_size or _fitting(family)):
         if missing.isdisjoint(batch):
             continue
         for picture, data in zip(batch, draw(batch), strict=True):
@@ -151,7 +155,7 @@ def load_target(target: Target, precision: str = "fp32") -> Any:
     return pipeline
 
 
-Draw = Callable[[list[Picture]], list[bytes]]
+Draw = Callable[[Sequence[Picture]], list[bytes]]
 """Draws the media of a batch."""
 
 
@@ -160,7 +164,7 @@ def _drawer(pipeline: Any, family: Family | None, sampling: Sampling) -> Draw:
         return _clip_drawer(family, sampling)
     embed = _embedder(pipeline, family, sampling)
 
-    def draw(batch: list[Picture]) -> list[bytes]:
+    def draw(batch: Sequence[Picture]) -> list[bytes]:
         images = _draw(pipeline, batch, sampling, embed)
         return [encode_png(np.asarray(image.convert("RGB"))) for image in images]
 
@@ -168,13 +172,10 @@ def _drawer(pipeline: Any, family: Family | None, sampling: Sampling) -> Draw:
 
 
 def _clip_drawer(family: Family, sampling: Sampling) -> Draw:
-    from vipo_cli.evaluation.clips import encode_mp4, frame_rate
-    from vipo_cli.models.draw import drawer
-
     draw_pixels = drawer(family, steps=sampling.steps, guidance=sampling.guidance)
     rate = frame_rate(family)
 
-    def draw(batch: list[Picture]) -> list[bytes]:
+    def draw(batch: Sequence[Picture]) -> list[bytes]:
         prompts, seeds = [each.prompt for each in batch], [each.seed for each in batch]
         small = math.prod(family.size.shape) <= LOSSLESS
         encode = encode_clip if small else encode_mp4
@@ -221,7 +222,7 @@ def _fitting(family: Family | None) -> int:
 
 
 @torch.inference_mode()
-def _draw(pipeline: Any, batch: list[Picture], sampling: Sampling, embed: Embed) -> list[Any]:
+def _draw(pipeline: Any, batch: Sequence[Picture], sampling: Sampling, embed: Embed) -> list[Any]:
     """Draw one batch; the noise comes from a CPU generator for each picture."""
     images: list[Any] = pipeline(
         **embed([picture.prompt for picture in batch]),
@@ -232,9 +233,10 @@ def _draw(pipeline: Any, batch: list[Picture], sampling: Sampling, embed: Embed)
     return images
 
 
-def _batches(pictures: list[Picture], size: int) -> Iterator[list[Picture]]:
-    for start in range(0, len(pictures), size):
-        yield pictures[start : start + size]
+def batches(media: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Cut media into batches, the same way every time."""
+    for start in range(0, len(media), size):
+        yield media[start : start + size]
 
 
 def _write_metadata(file: Path, record: dict[str, Any]) -> None:

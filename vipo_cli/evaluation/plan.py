@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -194,10 +195,10 @@ def first_of_each_tag(metadata: Metadata, limit: int | None) -> Metadata:
     """Keep the first prompts of each tag; their numbers stay those of the full set."""
     if limit is None:
         return metadata
-    taken: dict[str, int] = {}
+    taken: Counter[str] = Counter()
     kept = {}
     for index, record in metadata.items():
-        taken[record["tag"]] = taken.get(record["tag"], 0) + 1
+        taken[record["tag"]] += 1
         if taken[record["tag"]] <= limit:
             kept[index] = record
     return kept
@@ -243,7 +244,7 @@ def _key(manifest: Mapping[str, Any]) -> str:
 def _pictures_name(manifest: Mapping[str, Any], target: Target) -> str:
     """Name a folder by all that pictures depend on but the number of prompts and of pictures."""
     step = "" if target.step is None else f"-step-{target.step:06d}"
-    prompts = re.sub(r"[^A-Za-z0-9._]+", "-", Path(str(manifest["prompt_set"])).stem)
+    prompts = file_name(Path(str(manifest["prompt_set"])).stem)
     key = fingerprint([manifest["weights"], manifest["comparable"]["sampling"], prompts])
     return f"pictures{step}-{prompts}-{key[:8]}"
 
@@ -251,7 +252,12 @@ def _pictures_name(manifest: Mapping[str, Any], target: Target) -> str:
 def _slug(target: Target) -> str:
     """Turn a label into a name for a folder."""
     label = str(Path(target.label).with_suffix("")) if target.lora else target.label
-    return re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-.")
+    return file_name(label)
+
+
+def file_name(text: str) -> str:
+    """Return what of a text can be part of a file's name anywhere."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")
 
 
 def _other_than_default(target: Target, task: Task, options: Options) -> str:
@@ -272,10 +278,7 @@ def _other_than_default(target: Target, task: Task, options: Options) -> str:
         parts.append(options.precision)
     if spec and options.prompt_set not in (None, _world_of(spec) or task.prompt_set):
         parts.append(Path(str(options.prompt_set)).stem)
-    parts += [
-        re.sub(r"[^A-Za-z0-9._]+", "-", str(value).rpartition("/")[2])
-        for value in options.task.values()
-    ]
+    parts += [file_name(str(value).rpartition("/")[2]) for value in options.task.values()]
     return "".join(f"-{part}" for part in parts)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from vipo_cli.benchmarks import Asked, Task, Verdict
 from vipo_cli.errors import DataError, VipoError
 from vipo_cli.media import content_hash
-from vipo_cli.run import Progress, Work, append_line, read_lines
+from vipo_cli.run import Progress, Work, append_line, end_last_line, read_lines
 
 Key = tuple[int, int]
 """Number of the prompt, number of the medium among the prompt's."""
@@ -47,7 +47,7 @@ def score(
     marked failed, which is neither right nor wrong, and is tried again next time.
     """
     judged = read_samples(file)
-    _drop_unfinished_line(file)
+    end_last_line(file)
     new = done = 0
     for batch in _batches(_unjudged(pictures, judged), task.batch_size):
         for each, verdict in zip(batch, _verdicts(batch, metadata, task), strict=True):
@@ -158,14 +158,3 @@ def read_samples(file: Path) -> dict[Key, dict[str, Any]]:
             hint=f"remove it and evaluate again, the pictures are kept: rm {file}",
         ) from error
     return {(line["prompt_index"], line["image_index"]): line for line in lines}
-
-
-def _drop_unfinished_line(file: Path) -> None:
-    """Cut off what a killed process left of its last line, so that the next one starts afresh."""
-    if not file.is_file():
-        return
-    data = file.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with file.open("r+b") as stream:
-            stream.truncate(whole)

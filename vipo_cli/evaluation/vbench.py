@@ -8,7 +8,6 @@ manifest.json  results.json
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,9 +27,11 @@ from vipo_cli.benchmarks.vbench_files import (
 from vipo_cli.benchmarks.vbench_native import Scorer, frames_of
 from vipo_cli.benchmarks.vbench_prompts import differences, find_info, read_info
 from vipo_cli.benchmarks.vbench_suite import Suite
+from vipo_cli.clips import MP4
 from vipo_cli.errors import DataError, MissingWeights, VipoError
-from vipo_cli.evaluation.clips import CLIPS, ENCODING, generate_clips
+from vipo_cli.evaluation.clips import CLIPS, generate_clips
 from vipo_cli.evaluation.generate import Sampling
+from vipo_cli.evaluation.plan import file_name, first_of_each_tag
 from vipo_cli.evaluation.target import Target, find_target, target_fingerprint
 from vipo_cli.evaluation.vbench_models import NATIVE, load_scorer
 from vipo_cli.evaluation.vbench_runner import (
@@ -47,6 +48,7 @@ from vipo_cli.run import (
     Progress,
     Work,
     append_line,
+    end_last_line,
     environment,
     fingerprint,
     read_lines,
@@ -215,7 +217,7 @@ def _judge(
     file = out / NATIVELY / f"{scorer.dimension}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     known = {(line["clip"], line["content"], line["scorer"]): line for line in read_lines(file)}
-    _cut_unfinished_line(file)
+    end_last_line(file)
     lines = []
     for number, (clip, prompt) in enumerate(asked):
         yield Progress(scorer.dimension, number, len(asked))
@@ -253,12 +255,6 @@ def _verdict(scorer: Scorer, data: bytes, prompt: Mapping[str, Any]) -> dict[str
     if not np.isfinite(judged.value):
         return {"value": None, "reason": "not a number"}
     return {"value": judged.value, "frames": judged.weight}
-
-
-def _cut_unfinished_line(file: Path) -> None:
-    if file.is_file() and not (data := file.read_bytes()).endswith(b"\n") and data:
-        with file.open("r+b") as stream:
-            stream.truncate(data.rfind(b"\n") + 1)
 
 
 def _collect(suite: Suite, out: Path, label: str, official_quirks: bool) -> dict[str, Any]:
@@ -309,13 +305,7 @@ def _prompts(suite: Suite, options: Options) -> tuple[list[dict[str, Any]], list
     prompts = read_info(suite, file)
     others = differences(suite, prompts)[:1]
     partly = [f"these are not the prompts of {suite.title}: {text}" for text in others]
-    if options.prompts is None:
-        return prompts, partly
-    kept, taken = [], dict[str, int]()
-    for prompt in prompts:
-        taken[prompt["tag"]] = taken.get(prompt["tag"], 0) + 1
-        if taken[prompt["tag"]] <= options.prompts:
-            kept.append(prompt)
+    kept = list(first_of_each_tag(dict(enumerate(prompts)), options.prompts).values())
     if len(kept) < len(prompts):
         partly.append(f"only {len(kept)} of {len(prompts)} prompts were asked for")
     return kept, partly
@@ -372,7 +362,7 @@ def _sampling(target: Target, options: Options) -> Sampling:
 def _default_out(suite: Suite, target: Target | None, label: str) -> Path:
     if target is not None and target.run is not None:
         return target.run / "eval" / f"{suite.name}-step-{target.step:06d}"
-    return Path(f"eval-{suite.name}-{re.sub(r'[^A-Za-z0-9._]+', '-', label).strip('-.')}")
+    return Path(f"eval-{suite.name}-{file_name(label)}")
 
 
 def _manifest(
@@ -395,7 +385,7 @@ def _manifest(
         "prompts": fingerprint(list(prompts)),
         "sampling": drawing,
         "frames_per_second": options.frames_per_second,
-        "encoding": None if target is None else ENCODING,
+        "encoding": None if target is None else MP4,
     }
 
 

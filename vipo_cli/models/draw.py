@@ -12,6 +12,17 @@ Draw = Callable[[Sequence[str], Sequence[int]], list[Pixels]]
 """Draws one medium for each prompt and seed."""
 
 
+FRAME_RATE = 8.0
+"""Frames a second where neither the user nor the family says it; that of the official guide."""
+FRAME_RATES = {"Wan": 16.0, "CogVideoX": 8.0, "HunyuanVideo": 24.0}
+"""Frames a second that families were trained at."""
+
+
+def frame_rate(family: object) -> float:
+    """Return how many frames a second the clips of a family have, by its class."""
+    return FRAME_RATES.get(type(family).__name__, FRAME_RATE)
+
+
 def drawer(family: Family, *, steps: int, guidance: float) -> Draw:
     """Return how a family draws: from noise that training can make again from the seed alone.
 
