@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vipo_cli.analysis.intervals import RESAMPLES, Interval, Labels
+from vipo_cli.analysis.intervals import RESAMPLES, Interval, Labels, flipped_p_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,14 @@ class Resampled:
 
     Attributes:
         means: of each part.
+        shares: what each cluster, in the order of all of them, adds to each part's mean.
         deviations: of each part's resampled means from its mean; not finite for one cluster.
         samples: number of each part's samples.
         clusters: each part's clusters, by number.
     """
 
     means: Mapping[str, float]
+    shares: Mapping[str, NDArray[np.float64]]
     deviations: Mapping[str, NDArray[np.float64]]
     samples: Mapping[str, int]
     clusters: Mapping[str, frozenset[int]]
@@ -58,15 +60,18 @@ def resample(parts: Mapping[str, Part], *, resamples: int = RESAMPLES, seed: int
         for name, part in parts.items()
     }
     drawn = np.random.default_rng(seed).standard_exponential((resamples, len(places)))
-    means, deviations = {}, {}
+    means, shares, deviations = {}, {}, {}
     for name, part in parts.items():
         sums, sizes, present = _by_cluster(part, rows[name], len(places))
         means[name] = mean = float(sums.sum() / sizes.sum())
+        shares[name] = np.zeros(len(places))
+        shares[name][present] = sums / sizes.sum()
         spread = drawn[:, present] @ sums / (drawn[:, present] @ sizes) - mean
         n = len(present)
         deviations[name] = spread * np.sqrt((n + 1) / (n - 1)) if n > 1 else spread + np.inf
     return Resampled(
         means,
+        shares,
         deviations,
         {name: len(part.values) for name, part in parts.items()},
         {name: frozenset(own.tolist()) for name, own in rows.items()},
@@ -96,6 +101,15 @@ def combined(
     low, high = value + np.percentile(spread, [2.5, 97.5])
     stderr = float(np.std(spread, ddof=1))
     return Interval(value, stderr, float(low), float(high), n, n_clusters, method)
+
+
+def combined_p_value(resampled: Resampled, coefficients: Mapping[str, float]) -> float:
+    """Return the p-value of a sum of coefficients times mean differences being zero.
+
+    All samples of a cluster change their sign together, in all of the means.
+    """
+    shares = sum(factor * resampled.shares[name] for name, factor in coefficients.items())
+    return flipped_p_value(np.asarray(shares, float))
 
 
 def _by_cluster(

@@ -188,6 +188,17 @@ def sign_flip_p_value(
         shares = np.concatenate([sums / whole for sums, _ in groups])
     else:
         shares = np.concatenate([sums / counts.sum() for sums, counts in groups]) / len(groups)
+    return flipped_p_value(shares, flips=flips, seed=seed)
+
+
+def flipped_p_value(shares: NDArray[np.float64], *, flips: int = FLIPS, seed: int = 0) -> float:
+    """Return the two-sided permutation p-value of a sum of zero.
+
+    Args:
+        shares: what each cluster adds to the observed sum.
+        flips: how often signs are drawn.
+        seed: of the signs.
+    """
     moving = shares[shares != 0].astype(np.float32)
     observed = abs(float(moving.sum()))
     signs = np.random.default_rng(seed).integers(0, 2, (flips, len(moving)), np.int8) * 2 - 1

@@ -10,7 +10,7 @@ import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from vipo_cli.benchmarks.vbench_suite import Dimension, Suite
@@ -20,6 +20,8 @@ from vipo_cli.run import write_json
 ENDING = "_eval_results.json"
 LEFT_OUT = -1
 """The result of a clip that a dimension leaves out."""
+NATIVELY, OFFICIAL = "native", "official"
+"""Folders of an evaluation that hold what vipo judged, and what the official package judged."""
 OFFICIAL_DEPTH = 1
 """Folders down to which the public script finds result files."""
 AGREEMENT = 1e-4
@@ -122,6 +124,31 @@ def read_results(suite: Suite, places: Sequence[Path], *, depth: int | None = No
     return Results(ordered, tuple(warnings))
 
 
+def read_judged(suite: Suite, folder: Path) -> tuple[Results, dict[str, str]]:
+    """Read what was judged in an evaluation's folder, and who judged each dimension.
+
+    The official package's word goes before vipo's own.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    backends: dict[str, str] = {}
+    measured: dict[str, Measured] = {}
+    warnings: list[str] = []
+    for backend in (NATIVELY, OFFICIAL):
+        place = folder / backend
+        files = [*sorted(place.glob(f"*{ENDING}")), *sorted(place.glob(f"*/*{ENDING}"))]
+        files = [file for file in files if not _hidden(file.relative_to(place))]  # unfinished
+        if not files:
+            continue
+        found = read_results(suite, files)
+        measured |= found.measured
+        warnings += found.warnings
+        backends |= dict.fromkeys(found.measured, backend)
+    ordered = {name: measured[name] for name in suite.names if name in measured}
+    return Results(ordered, tuple(warnings)), backends
+
+
 def write_results(
     file: Path, name: str, value: float, results: Sequence[Mapping[str, Any]]
 ) -> None:
@@ -161,8 +188,8 @@ def _zipped(place: Path) -> Iterator[tuple[str, int, bytes]]:
         raise DataError(f"`{place}` is damaged: {error}") from error
 
 
-def _hidden(path: PurePosixPath) -> bool:
-    """Tell what a Mac leaves in archives."""
+def _hidden(path: PurePath) -> bool:
+    """Tell what a Mac leaves in archives, and what is not finished."""
     return any(part.startswith((".", "__")) for part in path.parts)
 
 

@@ -243,7 +243,13 @@ def compare_command(
     output.result(found, comparison_table(found), [f"{overall_difference(found):+.4f}"])
     if found["unpaired"]:
         output.warn(f"{found['unpaired']} pictures have no counterpart and are left out")
-    if fail_below is not None and not overall_difference(found) >= fail_below:
+    if fail_below is None:
+        return
+    if found["headline"] is None:
+        raise VipoError(
+            "there is no overall difference for --fail-below: parts of the benchmark are missing"
+        )
+    if overall_difference(found) < fail_below:
         raise typer.Exit(3)
 
 

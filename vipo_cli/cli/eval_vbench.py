@@ -211,7 +211,9 @@ def _show(output: Output, suite: "Suite", outcome: "Outcome", allow_partial: boo
     for warning in results["warnings"]:
         output.warn(warning)
     if outcome.out is not None:
-        output.note(f"\nresults: {outcome.out / 'results.json'}\nrun again: {_command()}")
+        from vipo_cli.reporting.html import write_report
+
+        output.note(f"\nreport: {write_report(outcome.out)}\nrun again: {_command()}")
     if results["status"] != "complete" and not allow_partial:
         raise VipoError(
             f"the evaluation is not complete: this is no result of {suite.title}",

@@ -90,8 +90,7 @@ def shown(value: float) -> str:
 
 def overall_difference(comparison: dict[str, Any]) -> float:
     """Return how much better A is in the headline metric; not a number where it is missing."""
-    headline = next(iter(comparison["wins"].values()))["metric"]
-    overall = comparison["differences"].get(headline)
+    overall = comparison["differences"].get(comparison["headline"])
     return float(overall["value"]) if overall else float("nan")
 
 

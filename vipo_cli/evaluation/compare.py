@@ -1,7 +1,7 @@
 """Two evaluations side by side, paired on prompt and seed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vipo_cli.evaluation.aggregate import (
 )
 from vipo_cli.evaluation.plan import differing
 from vipo_cli.evaluation.score import Sample, read_samples
+from vipo_cli.evaluation.vbench_compare import SUITES, WON_BY, paired_suite
 
 OLDEST = 2
 """The schema of the oldest evaluations that can be read."""
@@ -63,7 +64,7 @@ def _task_of(folder: Path) -> str:
 
 
 def _step_of(folder: Path) -> int:
-    return int(json.loads((folder / "manifest.json").read_text()).get("step") or 0)
+    return int(json.loads((folder / "manifest.json").read_text())["step"] or 0)
 
 
 def compare(a: Path, b: Path) -> dict[str, Any]:
@@ -89,9 +90,12 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
     corrected = holm([difference["p_value"] for difference in differences.values()])
     for difference, p_value in zip(differences.values(), corrected, strict=True):
         difference["p_holm"] = float(p_value)
+    headline = each[shared[0]]["headline"]
+    headline = f"{shared[0]}/{headline}" if len(shared) > 1 else headline
     return {
         "a": str(a),
         "b": str(b),
+        "headline": headline if headline in differences else None,
         "differences": differences,
         "wins": {task: found["wins"] for task, found in each.items()},
         "unpaired": sum(found["unpaired"] for found in each.values()),
@@ -106,18 +110,39 @@ def compare_task(a: Path, b: Path) -> dict[str, Any]:
     Raises:
         VipoError: the two are not comparable, or have no picture in common.
     """
+    if (suite := SUITES.get(_task_of(a))) is not None:
+        paired = paired_suite(suite, a, b)
+        return {
+            "headline": "total",
+            "differences": paired.differences(),
+            "wins": wins(WON_BY, paired.outcomes()),
+            "unpaired": paired.unpaired,
+        }
     metrics, samples, unpaired = paired_samples(a, b)
     tags = list(dict.fromkeys(sample["tag"] for sample in samples))
     parts = [(each.name, each, of_metric(each, samples)) for each in metrics]
     parts = [part for part in parts if part[2] and not missing_tags(part[1], samples)]
     return {
+        "headline": metrics[0].name,
         "differences": {
             name: _difference(metric, rows)
             for name, metric, rows in [*parts, *by_tag(metrics, tags, samples)]
         },
-        "wins": _wins(metrics[0], of_metric(metrics[0], samples)),
+        "wins": wins(metrics[0].name, outcomes(metrics[0], of_metric(metrics[0], samples))),
         "unpaired": unpaired,
     }
+
+
+def prompt_outcomes(a: Path, b: Path) -> tuple[str, dict[Any, int]]:
+    """Return the metric that prompts are won by, and for each whether A wins, 1, loses, or 0.
+
+    Raises:
+        VipoError: the two are not comparable, or have no picture in common.
+    """
+    if (suite := SUITES.get(_task_of(a))) is not None:
+        return WON_BY, paired_suite(suite, a, b).outcomes()
+    metrics, samples, _ = paired_samples(a, b)
+    return metrics[0].name, outcomes(metrics[0], of_metric(metrics[0], samples))
 
 
 def paired_samples(a: Path, b: Path) -> tuple[list[Metric], list[Sample], int]:
@@ -210,13 +235,13 @@ def outcomes(metric: Metric, samples: Sequence[Sample]) -> dict[int, int]:
     return {prompt: sign * int(np.sign(np.mean(of))) for prompt, of in margins.items()}
 
 
-def _wins(metric: Metric, samples: Sequence[Sample]) -> dict[str, Any]:
+def wins(metric: str, outcomes: Mapping[Any, int]) -> dict[str, Any]:
     """Count the prompts that A wins, ties and loses; a tie counts half in the rate."""
-    found = list(outcomes(metric, samples).values())
+    found = list(outcomes.values())
     won, tied, lost = (found.count(outcome) for outcome in (1, 0, -1))
     rate = wilson(won + tied / 2, len(found))
     return {
-        "metric": metric.name,
+        "metric": metric,
         "won": won,
         "tied": tied,
         "lost": lost,

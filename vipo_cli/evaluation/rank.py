@@ -7,8 +7,7 @@ from typing import Any
 
 from vipo_cli.analysis.ranking import rank
 from vipo_cli.errors import VipoError
-from vipo_cli.evaluation.aggregate import of_metric
-from vipo_cli.evaluation.compare import evaluation_folders, outcomes, paired_samples
+from vipo_cli.evaluation.compare import evaluation_folders, prompt_outcomes
 
 
 def rank_evaluations(paths: Sequence[Path]) -> dict[str, Any]:
@@ -37,9 +36,8 @@ def _ranked(names: Sequence[str], folders: Sequence[dict[str, Path]], task: str)
     first, second, results, prompts = [], [], [], []
     metric = ""
     for a, b in combinations(range(len(names)), 2):
-        metrics, samples, _ = paired_samples(folders[a][task], folders[b][task])
-        metric = metrics[0].name
-        for prompt, outcome in outcomes(metrics[0], of_metric(metrics[0], samples)).items():
+        metric, outcomes = prompt_outcomes(folders[a][task], folders[b][task])
+        for prompt, outcome in outcomes.items():
             first.append(names[a])
             second.append(names[b])
             results.append(outcome)

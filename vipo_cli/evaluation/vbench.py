@@ -18,9 +18,11 @@ import numpy as np
 
 from vipo_cli.benchmarks.vbench_files import (
     ENDING,
+    NATIVELY,
+    OFFICIAL,
     OFFICIAL_DEPTH,
-    Measured,
     Results,
+    read_judged,
     read_results,
     write_results,
 )
@@ -35,8 +37,6 @@ from vipo_cli.evaluation.plan import file_name, first_of_each_tag
 from vipo_cli.evaluation.target import Target, find_target, target_fingerprint
 from vipo_cli.evaluation.vbench_models import NATIVE, load_scorer
 from vipo_cli.evaluation.vbench_runner import (
-    OFFICIAL,
-    RESULTS,
     Official,
     find_python,
     folder_of,
@@ -58,7 +58,6 @@ from vipo_cli.run import (
 Prompts = Sequence[Mapping[str, Any]]
 Backend = Literal["native", "official", "none"]
 
-NATIVELY = "native"
 SUFFIXES = (".mp4", ".gif")
 """Of clips that the public packages read."""
 UNFILTERED = (
@@ -129,8 +128,24 @@ def from_results(
     results = aggregate(suite, found, model=label, official_quirks=official_quirks)
     results["environment"] = environment()
     if out is not None:
+        _keep(suite, found, label, out)
         write_json(out / "results.json", results)
     return Outcome(results, out, {})
+
+
+def _keep(suite: Suite, found: Results, label: str, out: Path) -> None:
+    """Keep what result files say of each clip, so that it can be compared and shown."""
+    unknown = ("step", "weights", "clips", "prompts", "sampling", "frames_per_second", "encoding")
+    manifest = {"schema_version": 2, "task": suite.name, "model": label}
+    _claim(out, manifest | dict.fromkeys(unknown))
+    for name, one in found.measured.items():
+        unit = suite.dimension(name).unit
+        results = [
+            {"video_path": each.clip, "video_results": each.value / unit}
+            | ({"cnt_per_video": each.weight} if each.weight != 1 else {})
+            for each in one.results
+        ]
+        write_results(out / OFFICIAL / f"{name}{ENDING}", name, one.value, results)
 
 
 def evaluate(
@@ -258,26 +273,12 @@ def _verdict(scorer: Scorer, data: bytes, prompt: Mapping[str, Any]) -> dict[str
 
 
 def _collect(suite: Suite, out: Path, label: str, official_quirks: bool) -> dict[str, Any]:
-    """Add up what both backends judged in a folder; the official package's word goes first."""
-    backends: dict[str, str] = {}
-    measured: dict[str, Measured] = {}
-    warnings: list[str] = []
-    for backend in (NATIVELY, OFFICIAL):
-        files = sorted((out / backend).glob(f"*{ENDING}")) + sorted(
-            (out / backend).glob(f"*/{RESULTS}")
-        )
-        if not files:
-            continue
-        found = read_results(suite, files)
-        measured |= found.measured
-        warnings += found.warnings
-        backends |= dict.fromkeys(found.measured, backend)
-    ordered = {name: measured[name] for name in suite.names if name in measured}
-    both = Results(ordered, tuple(warnings))
+    """Add up what both backends judged in a folder."""
+    found, backends = read_judged(suite, out)
     results = aggregate(
-        suite, both, model=label, backends=backends, official_quirks=official_quirks
+        suite, found, model=label, backends=backends, official_quirks=official_quirks
     )
-    if not ordered:
+    if not found.measured:
         results["status"] = "error"
     return results
 
@@ -380,6 +381,7 @@ def _manifest(
         "schema_version": 2,
         "task": suite.name,
         "model": label,
+        "step": None if target is None else target.step,
         "weights": None if target is None else target_fingerprint(target),
         "clips": None if finished is None else str(finished.resolve()),
         "prompts": fingerprint(list(prompts)),

@@ -19,13 +19,12 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from vipo_cli.benchmarks.vbench_files import ENDING
+from vipo_cli.benchmarks.vbench_files import ENDING, OFFICIAL
 from vipo_cli.benchmarks.vbench_suite import Suite
 from vipo_cli.errors import VipoError
 from vipo_cli.rewards.environments import ENVIRONMENTS, interpreter, ready
 from vipo_cli.run import Progress, Work, fingerprint, write_json
 
-OFFICIAL = "official"
 RESULTS = f"results{ENDING}"
 REQUEST = "request.json"
 LOG = "log.txt"

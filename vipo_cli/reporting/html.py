@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from vipo_cli.reporting.pages import data_uri, page_template
+from vipo_cli.reporting.pages import page_template
 from vipo_cli.reporting.read import (
     Found,
     Key,
@@ -31,7 +31,7 @@ def write_report(folder: Path) -> Path:
         baseline=baseline,
         comparison=comparison,
         rows=_rows(found, baseline, comparison.get("differences", {})),
-        galleries=_galleries(found, baseline),
+        galleries=_galleries(found, baseline) if found.media else [],
         recipe=_recipe(found),
         to_json=lambda value: json.dumps(value, indent=2, default=str),
     )
@@ -177,7 +177,7 @@ def _shown(found: Found, key: Key) -> dict[str, Any]:
     right = bool(score) if found.is_share and score is not None else None
     said = found.verdict(key) or ("\u2713 right" if right else "\u2717")
     return {
-        "source": data_uri(found.image(key)),
+        "source": found.source(key),
         "right": right,
         "said": said,
         "reason": sample["reason"],

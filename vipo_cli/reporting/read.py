@@ -1,21 +1,28 @@
-"""An evaluation as its folder holds it: results, verdicts, pictures, and the baseline's."""
+"""An evaluation as its folder holds it: results, verdicts, media, and the baseline's."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, pstdev
 from typing import Any
 
 from PIL import Image
 
 from vipo_cli.benchmarks import Metric
+from vipo_cli.benchmarks.vbench import VBENCH
+from vipo_cli.benchmarks.vbench2 import VBENCH2
+from vipo_cli.benchmarks.vbench_files import read_judged
+from vipo_cli.benchmarks.vbench_suite import Suite
 from vipo_cli.errors import DataError, VipoError
-from vipo_cli.media import decode, media_bytes
+from vipo_cli.media import media_bytes, stills
+from vipo_cli.reporting.pages import data_uri, medium_uri
 from vipo_cli.run import read_lines
 
 Key = tuple[int, int]
 """Number of the prompt, number of the picture among the prompt's."""
 OLDEST = 2
 """The schema of the oldest evaluations that can be read."""
+SUITES = {suite.name: suite for suite in (VBENCH, VBENCH2)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +31,18 @@ class Found:
 
     Attributes:
         folder: where it lies.
-        pictures: the folder of its pictures.
         manifest: what was asked for.
         results: as in results.json.
-        samples: the verdicts.
+        samples: the verdicts; what is said beside a medium may stand there as `said`.
+        media: the files that are still there.
         headline: the metric by which prompts and media are shown as good or bad.
     """
 
     folder: Path
-    pictures: Path
     manifest: dict[str, Any]
     results: dict[str, Any]
     samples: dict[Key, dict[str, Any]]
+    media: dict[Key, Path]
     headline: Metric
 
     @property
@@ -57,24 +64,26 @@ class Found:
     def verdict(self, key: Key) -> str:
         """Return what is said of a medium beside it: nothing where it is plainly right or wrong."""
         score = self.score(key)
-        return "not judged" if score is None else "" if self.is_share else f"{score:.4g}"
+        if score is None:
+            return "not judged"
+        return "" if self.is_share else str(self.samples[key].get("said") or f"{score:.4g}")
 
-    def picture(self, key: Key) -> bytes | None:
-        """Return the bytes of a picture, or None where it is gone."""
-        for file in sorted((self.pictures / f"{key[0]:05d}" / "samples").glob(f"{key[1]:04d}.*")):
-            return media_bytes(file)
-        return None
-
-    def image(self, key: Key) -> Image.Image:
-        """Return a picture, or a grey one in its place where it is gone or broken."""
-        data = self.picture(key)
+    def stills(self, key: Key) -> list[Image.Image]:
+        """Return what shows a medium on paper; a grey picture where it is gone or broken."""
         try:
-            return decode(data) if data is not None else Image.new("RGB", (32, 32), "#999")
-        except DataError:
-            return Image.new("RGB", (32, 32), "#999")
+            return stills(media_bytes(self.media[key]))
+        except (KeyError, DataError):
+            return [Image.new("RGB", (32, 32), "#999")]
+
+    def source(self, key: Key) -> str:
+        """Return a medium as a page holds it; a grey picture where it is gone or broken."""
+        try:
+            return medium_uri(media_bytes(self.media[key]))
+        except (KeyError, DataError):
+            return data_uri(Image.new("RGB", (32, 32), "#999"))
 
     def of_tag(self, tag: str) -> list[Key]:
-        """Return the pictures of a kind of prompt that have a verdict, in order."""
+        """Return the media of a kind of prompt that have a verdict, in order."""
         return sorted(key for key, sample in self.samples.items() if sample["tag"] == tag)
 
 
@@ -94,15 +103,61 @@ def read_evaluation(folder: Path) -> Found:
         ) from error
     except json.JSONDecodeError as error:
         raise DataError(f"the evaluation in `{folder}` is damaged: {error}") from error
-    if "metrics" not in manifest:
-        raise VipoError(f"the evaluation in `{folder}` keeps no verdicts to show")
+    if (suite := SUITES.get(manifest["task"] if "metrics" not in manifest else "")) is not None:
+        return read_suite(suite, folder, manifest, results)
     if manifest["schema_version"] < OLDEST:
         raise VipoError(
             f"the evaluation in `{folder}` was made by an older version", hint="make it again"
         )
     samples = {(line["prompt_index"], line["image_index"]): line for line in lines}
-    headline = Metric(**manifest["metrics"][0])
-    return Found(folder, folder / manifest["pictures"], manifest, results, samples, headline)
+    media = {
+        (int(file.parent.parent.name), int(file.stem)): file
+        for file in sorted((folder / manifest["pictures"]).glob("*/samples/[0-9]*.*"))
+        if file.parent.parent.name.isdigit() and file.stem.isdigit()
+    }
+    return Found(folder, manifest, results, samples, media, Metric(**manifest["metrics"][0]))
+
+
+def read_suite(
+    suite: Suite, folder: Path, manifest: dict[str, Any], results: dict[str, Any]
+) -> Found:
+    """Read an evaluation on VBench or VBench-2.0.
+
+    A clip that several dimensions judge appears once for each. Dimensions have scales of their own:
+    clips are good or bad by how many standard deviations they are from their dimension's mean.
+    """
+    judged, judges = read_judged(suite, folder)
+    clips = Path(manifest["clips"] or folder / "clips")
+    samples: dict[Key, dict[str, Any]] = {}
+    media: dict[Key, Path] = {}
+    prompts = 0
+    for name, measured in judged.measured.items():
+        values = [each.value for each in measured.results]
+        middle, spread = (mean(values), pstdev(values) or 1.0) if values else (0.0, 1.0)
+        numbers: dict[str, int] = {}
+        for each in measured.results:
+            prompt = prompts + numbers.setdefault(each.prompt, len(numbers))
+            key = prompt, sum(1 for known in samples if known[0] == prompt)
+            scores = {"deviation": (each.value - middle) / spread}
+            about = {"tag": name, "prompt": each.prompt, "reason": "", "scores": scores}
+            samples[key] = about | {"said": f"{each.value:.4g}"}
+            for place in (clips / name / each.clip, clips / each.clip):
+                if place.is_file():
+                    media[key] = place
+                    break
+        prompts += len(numbers)
+    settings = {name: manifest[name] for name in ("sampling", "frames_per_second", "encoding")}
+    shown = {
+        "title": suite.title,
+        "prompt_set": None,
+        "model": manifest["model"],
+        "weights": manifest["weights"],
+        "run": None,
+        "comparable": settings
+        | {"prompts": manifest["prompts"], "images_per_prompt": None, "judges": judges},
+    }
+    headline = Metric("total", "deviation", lowest=0, highest=1)
+    return Found(folder, shown, {"notes": [], "timing": None} | results, samples, media, headline)
 
 
 def read_baseline(folder: Path) -> tuple[dict[str, Any], Found | None]:

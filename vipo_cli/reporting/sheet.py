@@ -18,6 +18,8 @@ from vipo_cli.run import writing
 
 PICTURE = 160
 """Width and height in pixels that a picture is shown at."""
+STILLS_GAP = 2
+"""Pixels between the frames of a clip."""
 STRIP = 48
 """Height of the strip below a picture that holds its prompt."""
 LABEL = 132
@@ -35,7 +37,9 @@ def write_sheet(folder: Path) -> Path:
     baseline = read_baseline(folder)[1]
     rows = []
     for tag in found.tags[:MOST_TAGS]:
-        keys = spread(found.of_tag(tag), PER_TAG)
+        keys = found.of_tag(tag)
+        wide = len(found.stills(keys[0])) if keys else 1
+        keys = spread(keys, PER_TAG // wide)
         if baseline is not None:
             rows.append([_label(tag, baseline), *(_cell(baseline, key) for key in keys)])
             rows.append([_label("", found), *(_cell(found, key) for key in keys)])
@@ -49,11 +53,14 @@ def write_sheet(folder: Path) -> Path:
 
 
 def _cell(found: Found, key: Key) -> Image.Image:
-    """Draw one picture with a mark for its verdict and its prompt below."""
-    picture = enlarge(found.image(key), PICTURE)
-    picture.thumbnail((PICTURE, PICTURE))
-    cell = Image.new("RGB", (PICTURE, PICTURE + STRIP), "white")
-    cell.paste(picture, ((PICTURE - picture.width) // 2, (PICTURE - picture.height) // 2))
+    """Draw one medium with a mark for its verdict and its prompt below."""
+    pictures = [enlarge(still, PICTURE) for still in found.stills(key)]
+    width = len(pictures) * (PICTURE + STILLS_GAP) - STILLS_GAP
+    cell = Image.new("RGB", (width, PICTURE + STRIP), "white")
+    for place, picture in enumerate(pictures):
+        picture.thumbnail((PICTURE, PICTURE))
+        left = place * (PICTURE + STILLS_GAP) + (PICTURE - picture.width) // 2
+        cell.paste(picture, (left, (PICTURE - picture.height) // 2))
     draw = ImageDraw.Draw(cell)
     sample = found.samples.get(key, {})
     font = _font(11.5)
@@ -63,7 +70,7 @@ def _cell(found: Found, key: Key) -> Image.Image:
         label = found.verdict(key)
         draw.rectangle((0, 0, 8 + font.getlength(label), 17), fill=INK)
         draw.text((4, 1), label, "white", font)
-    lines = _wrap(str(sample.get("prompt", "")), font, PICTURE - 22)[:3]
+    lines = _wrap(str(sample.get("prompt", "")), font, width - 22)[:3]
     for number, line in enumerate(lines):
         draw.text((22, PICTURE + 4 + 14 * number), line, INK, font)
     return cell
