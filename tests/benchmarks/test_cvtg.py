@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vipo_cli.benchmarks import Task, paddle, tasks
+from vipo_cli.benchmarks import cvtg as cvtg_module
 from vipo_cli.benchmarks.cvtg import CVTG, compare, likeness, quoted_words, read_words
 from vipo_cli.benchmarks.cvtg_prompts import PROMPTS, cvtg_prompts, read_prompts
 from vipo_cli.errors import DataError, MissingWeights
@@ -181,3 +182,33 @@ def test_incomplete_prompts_are_refused(folder, tmp_path):
 
 def test_there_are_two_thousand_prompts():
     assert sum(sum(counts.values()) for counts in PROMPTS.values()) == 2000
+
+
+class Halves:
+    """A score of one half for everything."""
+
+    fingerprint = "halves"
+
+    def score(self, media, prompts):
+        assert [prompt for prompt in prompts if not prompt.startswith("a shop")] == []
+        return np.full(len(media), 0.5)
+
+
+def test_clipscore_is_a_mean_over_pictures_beside_the_words(monkeypatch):
+    asked_for = []
+    monkeypatch.setattr(cvtg_module, "find_cvtg", lambda engine, rules: cvtg(["open"], rules=rules))
+    monkeypatch.setattr(
+        cvtg_module,
+        "scores",
+        {"clipscore": lambda backbone: asked_for.append(backbone) or Halves()},
+    )
+    task = tasks["cvtg-2k"](clipscore=True)
+
+    verdict = task.judge([PICTURE], [{"prompt": "a shop with 'Open'", "tag": "CVTG/2"}])[0]
+
+    assert asked_for == ["vit-l-14"]
+    assert verdict.scores == {"word_accuracy": 1.0, "ned": pytest.approx(1), "clipscore": 0.5}
+    assert "clipscore" not in verdict.weights
+    assert [metric.name for metric in task.metrics] == ["word_accuracy", "ned", "clipscore"]
+    without = tasks["cvtg-2k"]()
+    assert task.judge_fingerprint == [*without.judge_fingerprint, "halves"]

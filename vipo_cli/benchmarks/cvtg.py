@@ -6,12 +6,13 @@ the same words of 1 minus the edit distance to the likest word that was read, ov
 longer one. These are the rules of the public script, down to its denominator, which is larger by
 1e-5, and to the likest word, which is that of difflib. Where nothing could be read because reading
 failed, the script counts all words as wrong; here the picture fails unless `official` is asked for.
+CLIPScore, with OpenAI's ViT-L/14, is a mean over pictures.
 """
 
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,12 @@ readers: Registry[Any] = Registry(
 )
 """Engines that other parts of the package know."""
 
+scores: Registry[Any] = Registry(
+    "score", "vipo.cvtg_scores", {"clipscore": "vipo_cli.rewards.clip:clipscore"}
+)
+"""What is scored beside the words."""
+CLIP = "vit-l-14"
+
 QUOTED = re.compile(r"'(.*?)'")
 TINY = 1e-5
 """What the published denominator of NED has too much."""
@@ -44,19 +51,27 @@ def cvtg_2k(
     rules: Annotated[
         Rules, Field(description="`official` counts all words as wrong where reading failed.")
     ] = "corrected",
+    clipscore: Annotated[
+        bool, Field(description="Score CLIPScore, too; that needs the weights of ViT-L/14.")
+    ] = False,
 ) -> Task:
     """CVTG-2K (arXiv 2503.23461): the share of quoted words that can be read in the picture."""
-    return find_cvtg(engine, rules)
+    found = find_cvtg(engine, rules)
+    if not clipscore:
+        return found
+    metrics = (*found.metrics, Metric("clipscore", lowest=0, highest=2.5))
+    return replace(found, clipscore=scores["clipscore"](backbone=CLIP), metrics=metrics)
 
 
 @dataclass(frozen=True, slots=True)
 class CVTG:
-    """Word accuracy and NED, both over the words of all prompts."""
+    """Word accuracy and NED, both over the words of all prompts; CLIPScore where it is wanted."""
 
     lines: paddle.Lines
     engine: str
     version_of_engine: str
     rules: Rules = "corrected"
+    clipscore: Any = None
     name: str = "cvtg-2k"
     title: str = "CVTG-2K"
     metrics: tuple[Metric, ...] = (
@@ -82,12 +97,20 @@ class CVTG:
 
     @property
     def judge_fingerprint(self) -> list[str]:
-        """Return who reads, in which version."""
-        return [self.engine, self.version_of_engine]
+        """Return who reads, in which version, and the fingerprint of CLIPScore."""
+        also = [] if self.clipscore is None else [self.clipscore.fingerprint]
+        return [self.engine, self.version_of_engine, *also]
 
     def judge(self, media: Sequence[bytes], asked: Sequence[Asked]) -> list[Verdict]:
         """Judge pictures one by one."""
-        return [self._one(*each) for each in zip(media, asked, strict=True)]
+        verdicts = [self._one(*each) for each in zip(media, asked, strict=True)]
+        if self.clipscore is None:
+            return verdicts
+        found = self.clipscore.score(media, [str(each["prompt"]) for each in asked])
+        return [
+            replace(verdict, scores={**verdict.scores, "clipscore": float(score)})
+            for verdict, score in zip(verdicts, found, strict=True)
+        ]
 
     def _one(self, data: bytes, asked: Asked) -> Verdict:
         words = quoted_words(asked["prompt"])

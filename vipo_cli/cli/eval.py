@@ -79,9 +79,13 @@ def cvtg(
         bool,
         typer.Option("--official-quirks", help="Reproduce the errors of the public script."),
     ] = False,
+    clipscore: Annotated[
+        bool, typer.Option("--clipscore", help="Score CLIPScore, too (OpenAI's ViT-L/14).")
+    ] = False,
 ) -> None:
     """Evaluate a model on CVTG-2K: can what it writes be read?"""
-    chosen = {"rules": "official"} if official_quirks else {}
+    chosen: dict[str, Any] = {"rules": "official"} if official_quirks else {}
+    chosen |= {"clipscore": True} if clipscore else {}
     run_task("cvtg-2k", target, wanted, wanted.settings | chosen)
 
 
