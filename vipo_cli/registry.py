@@ -68,8 +68,8 @@ class Registry(Generic[T]):
         return (inspect.getdoc(self[name]) or "").partition("\n")[0]
 
     def documentation(self, name: str) -> str:
-        """Return an entry's whole docstring."""
-        return inspect.getdoc(self[name]) or ""
+        """Return an entry's docstring but for what it raises, which is not for users."""
+        return (inspect.getdoc(self[name]) or "").partition("\n\nRaises:")[0]
 
     def parameters(self, name: str) -> type[BaseModel]:
         """Return a strict pydantic model of an entry's keyword-only arguments."""

@@ -9,7 +9,7 @@ LISTS = {
     "models": {"shapes-sd", "sd15"},
     "datasets": {"shapes", "pickapic_v2", "files", "hub"},
     "rewards": {"pickscore"},
-    "benchmarks": {"geneval"},
+    "benchmarks": {"geneval", "vbench", "vbench2"},
     "categories": {"aesthetics", "text-rendering", "motion"},
     "recipes": set(recipe_names()),
 }
@@ -44,6 +44,20 @@ def test_the_parameters_of_a_data_set(vipo):
     assert "  path (required): " in text
 
 
+@pytest.mark.parametrize(
+    ("what", "name", "line"),
+    [
+        ("rewards", "pickscore", "  dtype (default fp32): Precision"),
+        ("benchmarks", "cvtg-2k", "  clipscore (default False): "),
+        ("benchmarks", "vbench", "  temporal_flickering"),
+    ],
+)
+def test_the_parameters_of_what_judges(vipo, what, name, line):
+    status, text, _ = vipo("list", what, name)
+    assert status == 0
+    assert line in text
+
+
 def test_how_pairs_of_a_category_are_made(vipo):
     text = vipo("list", "categories", "composition")[1]
     assert text.startswith("images, by ")
@@ -53,10 +67,10 @@ def test_how_pairs_of_a_category_are_made(vipo):
     assert vipo("list", "categories", "motion")[1].startswith("videos, by ")
 
 
-@pytest.mark.parametrize("what", ["methods", "datasets"])
+@pytest.mark.parametrize("what", ["methods", "datasets", "rewards"])
 def test_an_unknown_name_is_told_with_the_nearest(vipo, what):
-    wrong = {"methods": "poly-dppo", "datasets": "shaeps"}[what]
-    near = {"methods": "poly-dpo", "datasets": "shapes"}[what]
+    wrong = {"methods": "poly-dppo", "datasets": "shaeps", "rewards": "pickscroe"}[what]
+    near = {"methods": "poly-dpo", "datasets": "shapes", "rewards": "pickscore"}[what]
     status, out, err = vipo("list", what, wrong)
     assert (status, out) == (1, "")
     assert err.startswith("error: unknown ")

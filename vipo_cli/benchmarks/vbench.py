@@ -38,6 +38,7 @@ SEMANTIC = (
 VBENCH = Suite(
     name="vbench",
     title="VBench",
+    about="VBench (arXiv 2311.17982): clips in sixteen dimensions of quality and semantics.",
     version="vbench-totals-1",
     package="vbench",
     runner="VBench",

@@ -29,6 +29,7 @@ def _dimension(name: str, prompts: int, *, leaves_out: bool = False) -> Dimensio
 VBENCH2 = Suite(
     name="vbench2",
     title="VBench-2.0",
+    about="VBench-2.0 (arXiv 2503.21755): clips in eighteen dimensions of five categories.",
     version="vbench2-totals-1",
     package="vbench2",
     runner="VBench2",

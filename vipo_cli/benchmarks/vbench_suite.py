@@ -58,6 +58,7 @@ class Suite:
     Attributes:
         name: as on the command line, and of its prompt set.
         title: how reports call it.
+        about: what it measures, in a line.
         version: raised whenever the same results may add up to something else.
         package: what the public implementation is imported as.
         runner: its class.
@@ -71,6 +72,7 @@ class Suite:
 
     name: str
     title: str
+    about: str
     version: str
     package: str
     runner: str

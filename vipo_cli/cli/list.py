@@ -92,20 +92,30 @@ def _category_line(name: str) -> str:
     return f"{found.media}s, by {found.by}: {found.rubric.partition('?')[0].strip()}?"
 
 
-@app.command(epilog="Example: vipo list rewards")
-def rewards(json: Json = False, quiet: Quiet = False) -> None:
-    """List the reward models."""
+@app.command(epilog="Examples: vipo list rewards   |   vipo list rewards pickscore")
+def rewards(name: Name = None, json: Json = False, quiet: Quiet = False) -> None:
+    """List the reward models, or the parameters of one."""
     from vipo_cli.rewards import rewards
 
-    _show(rewards, None, Output(json=json, quiet=quiet))
+    _show(rewards, name, Output(json=json, quiet=quiet))
 
 
-@app.command(epilog="Example: vipo list benchmarks")
-def benchmarks(json: Json = False, quiet: Quiet = False) -> None:
-    """List the benchmarks that vipo eval runs."""
+@app.command(epilog="Examples: vipo list benchmarks   |   vipo list benchmarks cvtg-2k")
+def benchmarks(name: Name = None, json: Json = False, quiet: Quiet = False) -> None:
+    """List the benchmarks that vipo eval runs, or the parameters of one."""
     from vipo_cli.benchmarks import tasks
+    from vipo_cli.benchmarks.suites import SUITES
 
-    _show(tasks, None, Output(json=json, quiet=quiet))
+    output = Output(json=json, quiet=quiet)
+    if name is None:
+        entries = {entry: tasks.summary(entry) for entry in tasks.names()}
+        entries |= {suite.name: suite.about for suite in SUITES.values()}
+        output.entries(dict(sorted(entries.items())))
+    elif (suite := SUITES.get(name)) is not None:
+        text = [suite.about, "", *(f"  {dimension}" for dimension in suite.names)]
+        output.result({"dimensions": suite.names}, "\n".join(text), list(suite.names))
+    else:
+        _show(tasks, name, output)
 
 
 @app.command(epilog="Example: vipo list recipes")

@@ -10,6 +10,7 @@ import numpy as np
 from vipo_cli.analysis.intervals import paired_difference, wilson
 from vipo_cli.analysis.multiple import holm
 from vipo_cli.benchmarks import Metric
+from vipo_cli.benchmarks.suites import SUITES
 from vipo_cli.errors import VipoError
 from vipo_cli.evaluation.aggregate import (
     bounds,
@@ -21,7 +22,7 @@ from vipo_cli.evaluation.aggregate import (
 )
 from vipo_cli.evaluation.plan import differing
 from vipo_cli.evaluation.score import Sample, read_samples
-from vipo_cli.evaluation.vbench_compare import SUITES, WON_BY, paired_suite
+from vipo_cli.evaluation.vbench_compare import WON_BY, paired_suite
 
 OLDEST = 2
 """The schema of the oldest evaluations that can be read."""

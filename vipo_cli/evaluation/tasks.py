@@ -20,7 +20,8 @@ Factory = Callable[..., Task]
 
 REWARD_PROMPTS = "pickapic-test"
 """On which prompts a reward is a benchmark, where it has none of its own."""
-PROMPTS_OF = {"hpsv2.0": "hpdv2", "hpsv2.1": "hpdv2"}
+PROMPTS_OF = {"hpsv2": "hpdv2", "videoalign": "vbench", "videoscore": "vbench"}
+"""Others, by what the names of rewards begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ def _reward_task(name: str, options: Mapping[str, Any]) -> RewardTask:
     if name in officials:  # others may have an option `backend` of their own
         factory = with_backend(name, str(options.pop("backend", "native")))
     reward: Reward = _made(factory, name, options)
-    return RewardTask(reward, name, name, (Metric(name),), PROMPTS_OF.get(name, REWARD_PROMPTS))
+    starts = (prompts for start, prompts in PROMPTS_OF.items() if name.startswith(start))
+    return RewardTask(reward, name, name, (Metric(name),), next(starts, REWARD_PROMPTS))
 
 
 def _made(factory: Callable[..., Any], name: str, options: Mapping[str, Any]) -> Any:

@@ -9,15 +9,12 @@ from typing import Any
 import numpy as np
 
 from vipo_cli.analysis.combined import Part, combined, combined_p_value, resample
-from vipo_cli.benchmarks.vbench import VBENCH
-from vipo_cli.benchmarks.vbench2 import VBENCH2
 from vipo_cli.benchmarks.vbench_files import NATIVELY, Measured, read_judged
 from vipo_cli.benchmarks.vbench_suite import Suite, coefficients
 from vipo_cli.errors import VipoError
 from vipo_cli.evaluation.aggregate import bounds
 from vipo_cli.run import read_lines
 
-SUITES = {suite.name: suite for suite in (VBENCH, VBENCH2)}
 SAME = ("task", "prompts", "sampling", "frames_per_second", "encoding")
 """Of a manifest, what must be the same where both sides know it."""
 WON_BY = "the mean of its dimensions"

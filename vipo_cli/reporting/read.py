@@ -9,8 +9,7 @@ from typing import Any
 from PIL import Image
 
 from vipo_cli.benchmarks import Metric
-from vipo_cli.benchmarks.vbench import VBENCH
-from vipo_cli.benchmarks.vbench2 import VBENCH2
+from vipo_cli.benchmarks.suites import SUITES
 from vipo_cli.benchmarks.vbench_files import read_judged
 from vipo_cli.benchmarks.vbench_suite import Suite
 from vipo_cli.errors import DataError, VipoError
@@ -22,7 +21,6 @@ Key = tuple[int, int]
 """Number of the prompt, number of the picture among the prompt's."""
 OLDEST = 2
 """The schema of the oldest evaluations that can be read."""
-SUITES = {suite.name: suite for suite in (VBENCH, VBENCH2)}
 
 
 @dataclass(frozen=True, slots=True)
