@@ -53,6 +53,32 @@ def finish(work: Work[T], watch: Callable[[Progress], None] = lambda _: None) ->
         work.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Team:
+    """The processes that run a command together, each doing its share; by default one alone.
+
+    Attributes:
+        rank: of this process, from 0, which is the one that speaks.
+        count: how many there are.
+        wait: returns when all have called it.
+    """
+
+    rank: int = 0
+    count: int = 1
+    wait: Callable[[], None] = lambda: None
+
+    @property
+    def leads(self) -> bool:
+        """Tell whether this process does what only one may do."""
+        return self.rank == 0
+
+    def mine(self, number: int) -> bool:
+        """Tell whether a piece of work, by a number that is always its own, is for this process."""
+        return number % self.count == self.rank
+
+
+ALONE = Team()
+
 LIBRARIES = ("vipo", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
 
 

@@ -4,21 +4,28 @@ Work is shared out by what it is about and not by when a process comes to it, so
 ask another, and whatever was killed is gone on with by any number of processes.
 """
 
+from vipo_cli.run import ALONE, Team
 from vipo_cli.training.launch import started_processes
 
 
-def join_team() -> None:
-    """Meet the other processes that a launcher started, if it started any."""
+def join_team() -> Team:
+    """Meet the other processes that a launcher started, if it started any.
+
+    Raises:
+        VipoError: more processes than GPUs.
+    """
     if started_processes() == 1:
-        return
+        return ALONE
     import torch
     from accelerate import PartialState
 
-    from vipo_cli.training.devices import wait
+    from vipo_cli.training.devices import process_count, process_rank, refuse_crowding, wait
 
+    refuse_crowding()
     found = torch.accelerator.current_accelerator(check_available=True)
     PartialState(cpu=found is None or found.type == "mps")
     wait()
+    return Team(process_rank(), process_count(), wait)
 
 
 def wait_for_team() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vipo_cli.cli.eval_options import Processes
 from vipo_cli.cli.output import Json, Output, Quiet
 from vipo_cli.cli.source import Data, Settings, describe, setting
 from vipo_cli.cli.train import stop_requests
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 TRUSTED = 60.0
 """Percent of agreement with people below which labels are little better than chance."""
 
-Processes = Annotated[
-    int | None,
-    typer.Option(min=1, help="Processes on this machine that share the work, one a GPU."),
-]
 Models = Annotated[
     list[str] | None,
     typer.Option(

@@ -24,6 +24,7 @@ from vipo_cli.cli.show_evaluation import (
     results_table,
 )
 from vipo_cli.errors import Interrupted, VipoError
+from vipo_cli.training.launch import launch, must_launch
 
 app = typer.Typer(
     help="Measure what a model can do, with intervals, and what training changed.",
@@ -144,6 +145,10 @@ def run_task(task: str, target: str, wanted: Wanted, options: dict[str, Any]) ->
         Interrupted: by the user; says how to go on.
         VipoError: pictures are missing or failed, unless that is accepted.
     """
+    if must_launch(wanted.processes):
+        launch(wanted.processes or 1, sys.argv[1:])
+        return
+    from vipo_cli.building.team import join_team
     from vipo_cli.evaluation.evaluate import evaluate
     from vipo_cli.evaluation.plan import Options
     from vipo_cli.reporting.html import write_report
@@ -153,13 +158,16 @@ def run_task(task: str, target: str, wanted: Wanted, options: dict[str, Any]) ->
     chosen = {field.name for field in fields(Wanted)} & {field.name for field in fields(Options)}
     settings = Options(**{name: getattr(wanted, name) for name in chosen}, task=options)
     base, model, out = wanted.baseline, wanted.model, wanted.out
+    team = join_team()
     try:
-        work = evaluate(task, target, settings, baseline=base, model=model, out=out)
+        work = evaluate(task, target, settings, baseline=base, model=model, out=out, team=team)
         evaluation = output.follow(work)
     except KeyboardInterrupt as stop:
         raise Interrupted(
             "interrupted; what is finished is kept", hint=f"continue with: {command}"
         ) from stop
+    if not team.leads:
+        return
     results = evaluation.results
     report, sheet = write_report(evaluation.out), write_sheet(evaluation.out)
     paths = {"out": evaluation.out, "report": report, "contact_sheet": sheet}

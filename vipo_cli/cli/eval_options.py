@@ -10,6 +10,7 @@ import typer
 
 from vipo_cli.cli.output import Json, Output, Quiet
 from vipo_cli.errors import VipoError
+from vipo_cli.training.launch import is_main_process
 
 Target = Annotated[
     str,
@@ -59,6 +60,10 @@ Out = Annotated[Path | None, typer.Option(help="Folder for everything.", show_de
 Partial = Annotated[
     bool, typer.Option("--allow-partial", help="Accept missing or failed pictures.")
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes on this machine that share the work, one a GPU."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="An option of the benchmark or reward."),
@@ -81,13 +86,15 @@ class Wanted:
     baseline: Baseline = None
     model: Model = None
     out: Out = None
+    processes: Processes = None
     allow_partial: Partial = False
     json: Json = False
     quiet: Quiet = False
     output: Output = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "output", Output(json=self.json, quiet=self.quiet))
+        output = Output(json=self.json, quiet=self.quiet, mute=not is_main_process())
+        object.__setattr__(self, "output", output)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from vipo_cli.evaluation.plan import (
     settled,
     write_manifest,
 )
-from vipo_cli.evaluation.score import find_pictures, read_samples, score
+from vipo_cli.evaluation.score import find_pictures, gather_parts, read_samples, score
 from vipo_cli.evaluation.target import find_target
-from vipo_cli.run import Work, environment, write_json
+from vipo_cli.run import ALONE, Team, Work, environment, write_json
 
 T = TypeVar("T")
 
@@ -55,8 +55,11 @@ def evaluate(
     baseline: str | None = None,
     model: str | None = None,
     out: Path | None = None,
+    team: Team = ALONE,
 ) -> Work[Evaluation]:
     """Evaluate a target on a benchmark, continuing what was begun before in the same folder.
+
+    In a team, only who leads gets results.
 
     Args:
         task: name of the benchmark, of a reward, or a file that makes a benchmark.
@@ -66,6 +69,7 @@ def evaluate(
             that is known, and "none" is nothing.
         model: the model that a LoRA was trained on, where its file does not say.
         out: where results go; None is into the run, the cache, or `eval-NAME`.
+        team: the processes that share the work.
     """
     found = find_target(target, base=model)
     plan = make_plan(task, found, options, out)
@@ -76,10 +80,11 @@ def evaluate(
         against = make_plan(task, find_target(other, base=model), settled(options, plan))
         if against.target.run is None:  # the same base serves many runs
             against = in_cache(against)
-    results = yield from _evaluate(plan)
-    if against is None:
+    results = yield from _evaluate(plan, team)
+    if against is not None:
+        yield from _evaluate(against, team)
+    if against is None or not team.leads:
         return Evaluation(plan.task.title, plan.out, results)
-    yield from _evaluate(against)
     comparison = compare(plan.out, against.out)
     write_json(
         plan.out / "baseline.json",
@@ -90,27 +95,37 @@ def evaluate(
     )
 
 
-def _evaluate(plan: Plan) -> Work[dict[str, Any]]:
+def _evaluate(plan: Plan, team: Team) -> Work[dict[str, Any]]:
     """Draw, judge and aggregate one model's pictures."""
-    write_manifest(plan)
+    samples_file = plan.out / "samples.jsonl"
+    if team.leads:
+        write_manifest(plan)
+        gather_parts(samples_file)
+    team.wait()
     drawn, seeds, started = 0, {}, perf_counter()
+    there = len(find_pictures(plan.pictures))
     if plan.sampling is not None:
-        work = generate(plan.target, plan.metadata, plan.sampling, plan.pictures)
+        work = generate(plan.target, plan.metadata, plan.sampling, plan.pictures, team)
         drawn = yield from _labelled(work, plan.target.label)
         prompts = {index: str(record["prompt"]) for index, record in plan.metadata.items()}
         seeds = {
             (picture.prompt_index, picture.image_index): picture.seed
             for picture in list_pictures(prompts, plan.sampling)
         }
+    team.wait()
     generated = perf_counter()
     pictures = {
         key: file
         for key, file in find_pictures(plan.pictures).items()
         if key[0] in plan.metadata and key[1] < plan.images_per_prompt
     }
-    samples_file = plan.out / "samples.jsonl"
-    work = score(pictures, plan.metadata, seeds, plan.task, samples_file)
+    work = score(pictures, plan.metadata, seeds, plan.task, samples_file, team)
     judged = yield from _labelled(work, plan.target.label)
+    team.wait()
+    if not team.leads:
+        return {}
+    if team.count > 1:
+        drawn, judged = len(find_pictures(plan.pictures)) - there, gather_parts(samples_file)
     timing = {
         "generate_seconds": round(generated - started, 3),
         "score_seconds": round(perf_counter() - generated, 3),

@@ -19,7 +19,7 @@ from vipo_cli.models.draw import drawer, frame_rate
 from vipo_cli.models.family import Condition
 from vipo_cli.models.lora_files import check_lora
 from vipo_cli.models.sample import fitting_batch_size, spatial_factor
-from vipo_cli.run import Progress, Work, writing
+from vipo_cli.run import ALONE, Progress, Team, Work, writing
 
 T = TypeVar("T")
 
@@ -104,9 +104,13 @@ def is_whole(file: Path) -> bool:
 
 
 def generate(
-    target: Target, metadata: Mapping[int, dict[str, Any]], sampling: Sampling, out: Path
+    target: Target,
+    metadata: Mapping[int, dict[str, Any]],
+    sampling: Sampling,
+    out: Path,
+    team: Team = ALONE,
 ) -> Work[int]:
-    """Draw the pictures that are missing; return how many were drawn.
+    """Draw the pictures that are missing, of a team's this process's share; return how many.
 
     Whole pictures that are there already are kept. Batches are cut the same way every time and one
     that lacks a picture is drawn again whole, so that an evaluation that was interrupted equals one
@@ -120,13 +124,15 @@ def generate(
     missing = {picture for picture in pictures if not picture.is_there(out)}
     if not missing:
         return 0
+    done = len(pictures) - len(missing)
     yield Progress("load model", 0, 1)
     pipeline = load_target(target, sampling.precision)
     family = family_of(pipeline)
     draw = _drawer(pipeline, family, sampling)
-    done = len(pictures) - len(missing)
     yield Progress("generate", done, len(pictures))
-    for batch in batches(pictures, sampling.batch_size or _fitting(family)):
+    drawn = 0
+    cut = batches(pictures, sampling.batch_size or _fitting(family))
+    for batch in (batch for number, batch in enumerate(cut) if team.mine(number)):
         if missing.isdisjoint(batch):
             continue
         for picture, data in zip(batch, draw(batch), strict=True):
@@ -135,9 +141,9 @@ def generate(
                 file = file if data.startswith(PNG_START) else file.with_suffix(".mp4")
                 with writing(file) as temporary:
                     temporary.write_bytes(data)
-                done += 1
-        yield Progress("generate", done, len(pictures))
-    return len(missing)
+                drawn += 1
+        yield Progress("generate", min(done + drawn * team.count, len(pictures)), len(pictures))
+    return drawn
 
 
 def load_target(target: Target, precision: str = "fp32") -> Any:

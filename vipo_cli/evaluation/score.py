@@ -10,13 +10,15 @@ from typing import Any
 from vipo_cli.benchmarks import Asked, Task, Verdict
 from vipo_cli.errors import DataError, VipoError
 from vipo_cli.media import content_hash
-from vipo_cli.run import Progress, Work, append_line, end_last_line, read_lines
+from vipo_cli.run import ALONE, Progress, Team, Work, append_line, end_last_line, read_lines
 
 Key = tuple[int, int]
 """Number of the prompt, number of the medium among the prompt's."""
 Sample = Mapping[str, Any]
 """A line of samples.jsonl; `scores` is None where judging failed, and `reason` says why."""
 
+PART = "samples-part-{}.jsonl"
+"""What one of several processes judged."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".mp4", ".webm", ".mov", ".gif")
 BROKEN = (VipoError, ValueError, RuntimeError, ArithmeticError, LookupError, TypeError, OSError)
 """What a judge may fail with on one medium while the others can still be judged."""
@@ -40,13 +42,19 @@ def score(
     seeds: Mapping[Key, int],
     task: Task,
     file: Path,
+    team: Team = ALONE,
 ) -> Work[int]:
     """Judge the media that have no verdict yet; return how many were judged.
+
+    Of a team each process judges its share of the prompts, into a part beside the file.
 
     A verdict counts as long as its medium has the same content. A medium that the judge fails on is
     marked failed, which is neither right nor wrong, and is tried again next time.
     """
     judged = read_samples(file)
+    if team.count > 1:
+        pictures = {key: each for key, each in pictures.items() if team.mine(key[0])}
+        file = file.with_name(PART.format(team.rank))
     end_last_line(file)
     new = done = 0
     for batch in _batches(_unjudged(pictures, judged), task.batch_size):
@@ -65,6 +73,21 @@ def score(
         done += len(batch)
         yield Progress("score", done, len(pictures))
     return new
+
+
+def gather_parts(file: Path) -> int:
+    """Move what the processes of a team judged into the one file; return how many verdicts.
+
+    A team that was killed leaves its parts behind; whoever goes on gathers them, too.
+    """
+    gathered = 0
+    for part in sorted(file.parent.glob(PART.format("*"))):
+        end_last_line(file)
+        for line in read_lines(part):
+            append_line(file, line)
+            gathered += 1
+        part.unlink()
+    return gathered
 
 
 @dataclass(frozen=True, slots=True)

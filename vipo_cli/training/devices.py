@@ -81,6 +81,16 @@ def _refuse_launch(recipe: Recipe) -> None:
                 "to say",
                 hint="launch without it, and say --set run.sharding=fsdp, zero2 or zero3",
             )
+    refuse_crowding()
+
+
+def refuse_crowding() -> None:
+    """Refuse to share a GPU between processes.
+
+    Raises:
+        VipoError: more processes than devices.
+    """
+    processes = started_processes()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     if processes > 1 and torch.cuda.is_available() and local > torch.cuda.device_count():
         devices = torch.cuda.device_count()
