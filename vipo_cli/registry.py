@@ -1,14 +1,14 @@
 """Names to functions: built-in ones by list, plugins by entry point, loaded on first use."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from vipo_cli.errors import UnknownName
+from vipo_cli.errors import UnknownName, VipoError
 
 T = TypeVar("T")
 
@@ -90,6 +90,26 @@ def parameters_of(entry: Any) -> type[BaseModel]:
     }
     strict = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     return create_model(entry.__name__, __config__=strict, **fields)
+
+
+def make(factory: Callable[..., Any], name: str, options: Mapping[str, Any]) -> Any:
+    """Call an entry with options that a user gave.
+
+    Raises:
+        VipoError: options that it does not take, or not of these values.
+    """
+    schema = parameters_of(factory)
+    try:
+        values = schema(**options)
+    except ValidationError as error:
+        raise VipoError(
+            f"the options of `{name}` are not valid",
+            details=[
+                f"{key}: {words or 'unknown option'}" for key, words in findings(error).items()
+            ],
+            hint=f"it takes {', '.join(schema.model_fields) or 'none'}",
+        ) from error
+    return factory(**{key: getattr(values, key) for key in schema.model_fields})
 
 
 WORDS = {

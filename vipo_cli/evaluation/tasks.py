@@ -8,13 +8,11 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from vipo_cli.benchmarks import Asked, Metric, Task, Verdict, tasks
 from vipo_cli.errors import UnknownName, VipoError
-from vipo_cli.registry import findings, parameters_of
+from vipo_cli.registry import make, parameters_of
 from vipo_cli.rewards import Reward, rewards
-from vipo_cli.rewards.official import officials, with_backend
+from vipo_cli.rewards.made import make_reward
 
 Factory = Callable[..., Task]
 
@@ -72,32 +70,14 @@ def find_task(name: str, options: Mapping[str, Any], prompts: str | None = None)
         raise UnknownName("benchmark", name, sorted({*tasks.names(), *rewards.names()}))
     if prompts is not None and "prompts" in parameters_of(factory).model_fields:
         options = {"prompts": prompts, **options}
-    task: Task = _made(factory, name, options)
+    task: Task = make(factory, name, options)
     return task
 
 
 def _reward_task(name: str, options: Mapping[str, Any]) -> RewardTask:
-    factory, options = rewards[name], dict(options)
-    if name in officials:  # others may have an option `backend` of their own
-        factory = with_backend(name, str(options.pop("backend", "native")))
-    reward: Reward = _made(factory, name, options)
+    reward = make_reward(name, options)
     starts = (prompts for start, prompts in PROMPTS_OF.items() if name.startswith(start))
     return RewardTask(reward, name, name, (Metric(name),), next(starts, REWARD_PROMPTS))
-
-
-def _made(factory: Callable[..., Any], name: str, options: Mapping[str, Any]) -> Any:
-    schema = parameters_of(factory)
-    try:
-        values = schema(**options)
-    except ValidationError as error:
-        raise VipoError(
-            f"the options of `{name}` are not valid",
-            details=[
-                f"{key}: {words or 'unknown option'}" for key, words in findings(error).items()
-            ],
-            hint=f"it takes {', '.join(schema.model_fields) or 'none'}",
-        ) from error
-    return factory(**{key: getattr(values, key) for key in schema.model_fields})
 
 
 def _from_file(name: str) -> Factory:
