@@ -218,7 +218,7 @@ def test_text_rendering_goes_by_what_is_read(candidates, tmp_path, monkeypatch):
     keys = media_keys(candidates)
     values = np.tile([0.9, 0.1, 0.75], 4)
     write_scores(scores_folder(candidates), "ocr-similarity", "f", keys, values)
-    monkeypatch.setattr(scoring, "load_rewards", lambda names: [Reader()])
+    monkeypatch.setattr(scoring, "load_rewards", lambda names, options: [Reader()])
     wish = Wish(str(candidates), category="text-rendering")
     built = finish(build(wish, tmp_path / "pairs"))
     assert built.pairs == 4

@@ -6,7 +6,7 @@ from vipo_cli.building.scoring import score_records, score_stored
 from vipo_cli.data.entry import Entry
 from vipo_cli.data.record import PreferencePair
 from vipo_cli.data.scores import keys_of, media_keys, prompt_hash, stored_scores
-from vipo_cli.errors import MissingWeights, UnknownName
+from vipo_cli.errors import MissingWeights, UnknownName, VipoError
 from vipo_cli.media import content_hash
 from vipo_cli.rewards import rewards
 from vipo_cli.run import finish
@@ -185,3 +185,38 @@ def test_rewards_that_are_not_to_be_had(keep, monkeypatch):
         finish(score_stored(data, ["far"], data / "scores"))
     assert caught.value.details == ("far: no weights",)
     assert caught.value.hint == "fetch them"
+
+
+def test_rewards_take_options(keep, monkeypatch):
+    def scaled(*, factor: int = 1):
+        return Ruler(identity=f"times {factor}")
+
+    monkeypatch.setitem(rewards._loaded, "ruler", scaled)
+    data = keep(ENTRIES)
+    finish(score_stored(data, ["ruler"], data / "scores"))
+    options = {"ruler": {"factor": 3}}
+    found = finish(score_stored(data, ["ruler"], data / "scores", options=options))
+    assert found.rewards["ruler"].fingerprint == "times 3"
+    assert found.rewards["ruler"].new == 5
+    with pytest.raises(VipoError, match="options of `ruler` are not valid"):
+        finish(score_stored(data, ["ruler"], data / "scores", options={"ruler": {"faktor": 3}}))
+
+
+def test_shards_are_merged_while_and_after_they_are_written(keep, ruler, monkeypatch):
+    monkeypatch.setattr(scoring, "BATCH", 1)
+    monkeypatch.setattr(scoring, "SHARD_ROWS", 1)
+    monkeypatch.setattr(scoring, "MERGED_EVERY", 10)
+    data = keep([Entry("x", (bytes([n]) * 3, bytes([n, 1])), "a") for n in range(2, 30)])
+    work = score_stored(data, ["ruler"], data / "scores")
+    while len(ruler.seen) < 25:
+        next(work)
+    work.close()  # as if it were killed
+    files = sorted(file.name[:4] for file in data.glob("scores/*/*.parquet"))
+    assert files == ["merg", *["part"] * 5]
+    found = finish(score_stored(data, ["ruler"], data / "scores")).rewards["ruler"]
+    assert (found.new, found.known) == (31, 25)
+    files = sorted(file.name[:4] for file in data.glob("scores/*/*.parquet"))
+    assert files == ["merg", "part"]
+    scores = stored_scores(data / "scores")["ruler"]
+    assert len(scores) == 56
+    np.testing.assert_array_equal(scores.of(media_keys(data)), [3.0, 2.0] * 28)

@@ -80,6 +80,8 @@ def test_data_that_vipo_does_not_keep_needs_a_place_for_scores(vipo, tmp_path):
     ("words", "said"),
     [
         (["score", "x", "--rewards", ","], "names no reward"),
+        (["score", "x", "--rewards", "clip", "--reward-set", "dtype=bf16"], "is not REWARD.KEY"),
+        (["score", "x", "--rewards", "clip", "--reward-set", "clap.dtype=bf16"], "not among"),
         (["generate", "p.txt", "--precision", "fp8", "--out", "o"], "fp32, bf16, fp16"),
         (["build", "c", "--by", "reward:clip", "--processes", "2", "--out", "o"], "share out"),
     ],

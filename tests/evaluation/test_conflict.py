@@ -2,18 +2,23 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from vipo_cli.data.entry import Entry
+from vipo_cli.data.pair_scores import known_scores
 from vipo_cli.data.scores import SCORES, keys_of, prompt_hash, write_scores
 from vipo_cli.data.sources import open_pairs
 from vipo_cli.data.store import Store
-from vipo_cli.errors import DataError, UnknownName
+from vipo_cli.data.stored import open_stored
+from vipo_cli.errors import DataError, UnknownName, VipoError
 from vipo_cli.evaluation.conflict import Look, measure_conflict
 from vipo_cli.evaluation.pair_scoring import tie_noise
 from vipo_cli.evaluation.pair_table import telling_pairs, write_pair_table
+from vipo_cli.evaluation.strata import _by_both, _count_words
 from vipo_cli.media import content_hash
+from vipo_cli.rewards import rewards
 from vipo_cli.run import finish
 from vipo_cli.shapes.rewards import alignment, cleanliness
 from vipo_cli.shapes.source import shapes
@@ -56,6 +61,12 @@ def entries(**more):
         )
 
 
+def scored_as(said):
+    """Pairs with the scores that are given, the second medium wins in every other."""
+    for number, (pair, scores) in enumerate(zip(PAIRS, said, strict=False)):
+        yield Entry(pair.prompt, pair.media, "ab"[number % 2], scores=scores or {})
+
+
 def measure(place, **more):
     return finish(measure_conflict(open_pairs(str(place)), **more))
 
@@ -80,6 +91,25 @@ def test_scores_in_the_rows_are_of_winner_and_loser(store):
     assert report.conflict.classes == {
         "unanimous-right": 2, "unanimous-wrong": 0, "mixed": 4, "unjudged": 0
     }  # fmt: skip
+
+
+def test_scores_in_the_rows_need_not_be_by_the_same_rewards(store):
+    said = (
+        {"a": (1.0, 0.0), "b": (0.0, 1.0)},
+        {"b": (3.0, 2.0), "a": (2.0, 3.0)},
+        {"a": (4.0, 5.0), "b": (6.0, 5.0), "c": (1.0, 2.0)},
+        {"b": (7.0, 6.0), "a": (8.0, 9.0)},
+        None,
+    )
+    found = known_scores(open_pairs(str(store(scored_as(said)))))
+    assert list(found) == ["a", "b", "c"]
+    nan = [np.nan] * 2
+    np.testing.assert_array_equal(found["a"](), [[1, 0], [3, 2], [4, 5], [9, 8], nan])
+    np.testing.assert_array_equal(found["b"](), [[0, 1], [2, 3], [6, 5], [6, 7], nan])
+    np.testing.assert_array_equal(found["c"](), [nan, nan, [1, 2], nan, nan])
+    some = known_scores(open_stored(store(scored_as(said), "some"), limit=2))
+    assert list(some) == ["a", "b"]
+    np.testing.assert_array_equal(some["b"](), [[0, 1], [2, 3]])
 
 
 def test_scores_beside_the_data_count_more(store):
@@ -189,6 +219,20 @@ def test_each_medium_is_scored_once(monkeypatch):
     assert found.scores[0][3].tolist() == found.scores[0][0].tolist()
 
 
+def test_rewards_take_options(monkeypatch):
+    def judged(*, threshold: float):
+        asked.append(threshold)
+        return alignment()
+
+    asked = []
+    monkeypatch.setitem(rewards._loaded, "shapes-alignment", judged)
+    work = measure_conflict(PAIRS, wanted=SHAPES, options={"shapes-alignment": {"threshold": 2}})
+    assert finish(work).missing == ()
+    assert asked == [2.0]
+    with pytest.raises(VipoError, match="not valid"):
+        finish(measure_conflict(PAIRS, wanted=SHAPES, options={SHAPES[1]: {"threshold": 2}}))
+
+
 def test_noise_is_what_nobody_sees():
     rewards = [alignment(), cleanliness()]
     bands = finish(tie_noise(PAIRS, np.arange(12), rewards))
@@ -239,3 +283,20 @@ def test_table_of_pairs(store, tmp_path):
     about = json.loads(table.schema.metadata[b"vipo.pairs"])
     assert about["data"] == "mine"
     assert about["tie_bands"] == {"good-one": 1.5, "other": 1e-6}
+
+
+def test_words_are_counted_as_a_regular_expression_counts_them():
+    rng = np.random.default_rng(0)
+    letters = np.array([*" \t\n\f\r\v", "a", "b", "\xe9", "\u3000", "\xa0"])
+    texts = ["", "", " ", *("".join(rng.choice(letters, 9)) for _ in range(300)), ""]
+    expected = pc.count_substring_regex(pa.array(texts), r"\S+").to_numpy()
+    assert _count_words(texts).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("pairs", [4, 40])
+def test_models_are_paired_whoever_won(pairs):
+    names = ["m2", "m0", None, "m1"] * (pairs // 4)
+    others = ["m0", "m2", "m1", "m1"] * (pairs // 4)
+    found = _by_both(pa.array(names), pa.array(others))
+    assert found.names == ("m2, m0", "m1, m1")
+    assert found.codes.tolist() == [0, 0, -1, 1] * (pairs // 4)

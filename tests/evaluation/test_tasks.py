@@ -7,7 +7,6 @@ import pytest
 from tests.painter import write_base, write_run
 from vipo_cli.benchmarks import Metric, Verdict
 from vipo_cli.errors import UnknownName, VipoError
-from vipo_cli.evaluation import tasks
 from vipo_cli.evaluation.compare import compare
 from vipo_cli.evaluation.evaluate import evaluate
 from vipo_cli.evaluation.plan import Options
@@ -16,6 +15,7 @@ from vipo_cli.evaluation.score import find_pictures, read_samples, score
 from vipo_cli.evaluation.tasks import find_task
 from vipo_cli.reporting.html import write_report
 from vipo_cli.reporting.sheet import write_sheet
+from vipo_cli.rewards import made
 from vipo_cli.run import finish
 
 QUICK = Options(prompts=3, prompt_set="shapes")
@@ -136,7 +136,7 @@ def test_mistakes_in_naming_a_benchmark_say_what_to_do(tmp_path, own_task):
 
 def test_a_backend_is_an_option_of_its_own_only_where_a_package_stands_behind_it(monkeypatch):
     asked = []
-    monkeypatch.setattr(tasks, "with_backend", lambda *names: asked.append(names) or Named)
+    monkeypatch.setattr(made, "with_backend", lambda *names: asked.append(names) or Named)
     find_task("imagereward", {"backend": "official"})
     assert asked == [("imagereward", "official")]
     with pytest.raises(VipoError, match="not valid") as error:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vipo_cli.building.build import Plan, Planned
-from vipo_cli.building.scoring import score_stored
+from vipo_cli.building.scoring import OptionsOf, score_stored
 from vipo_cli.data.entry import Entry, with_media
 from vipo_cli.data.row_groups import RowGroups, read_columns
 from vipo_cli.data.scores import media_keys, scores_folder, stored_scores
@@ -78,19 +78,25 @@ def parse_weights(text: str) -> dict[str, float]:
     return found
 
 
-def plan_best(data: Path, measure: Measure, category: str | None) -> Work[Plan]:
+def plan_best(
+    data: Path,
+    measure: Measure,
+    category: str | None,
+    options: OptionsOf = {},  # noqa: B006 - never changed
+) -> Work[Plan]:
     """Choose the best and the worst of each entry; what has no score yet is scored first.
 
     Args:
         data: a stored data set.
         measure: what makes one better.
         category: of all pairs; None keeps the entries' own.
+        options: of the rewards.
 
     Raises:
         UnknownName, MissingWeights: a reward that is not to be had.
     """
     folder = scores_folder(data)
-    scoring = yield from score_stored(data, list(measure.weights), folder)
+    scoring = yield from score_stored(data, list(measure.weights), folder, options=options)
     stored, keys = stored_scores(folder), media_keys(data)
     raw = {name: stored[name].of(keys) for name in measure.weights if name in stored}
     for name in measure.weights:

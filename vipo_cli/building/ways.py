@@ -47,6 +47,7 @@ class Wish:
         limit: the first so many prompts or records.
         balance: as many pairs of each category as of the rarest.
         sampling: how media are drawn.
+        rewards: options of rewards, by reward.
     """
 
     source: str
@@ -64,6 +65,7 @@ class Wish:
     limit: int | None = None
     balance: bool = False
     sampling: Sampling = field(default_factory=Sampling)
+    rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def build(wish: Wish, out: Path) -> Work[Built | None]:
@@ -137,7 +139,7 @@ def _plan_best(wish: Wish, way: str, detail: str, category: Category | None) -> 
     measure = Measure(weights, way == "pareto", margin)
     if measure.dominance and len(weights) < 2:
         raise DataError("dominance is about two or more rewards", hint="--by pareto:A,B")
-    return (yield from plan_best(_stored(wish.source), measure, wish.category))
+    return (yield from plan_best(_stored(wish.source), measure, wish.category, wish.rewards))
 
 
 def _stored(source: str) -> Path:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vipo_cli.cli.output import Json, Output, Quiet
-from vipo_cli.cli.source import Data, Folder, Settings, describe, open_source
+from vipo_cli.cli.source import (
+    Data,
+    Folder,
+    RewardSettings,
+    Settings,
+    describe,
+    open_source,
+    reward_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +61,7 @@ def conflict(
     rewards: Annotated[
         str | None, typer.Option(metavar="A,B", help="Which rewards.", show_default="all at hand")
     ] = None,
+    reward_set: RewardSettings = None,
     tie: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,7 +104,9 @@ def conflict(
     look = _look(tie or [], indifference)
     records = open_source(data, settings, path, output)
     wanted = [name.strip() for name in rewards.split(",") if name.strip()] if rewards else None
-    report = output.follow(measure_conflict(records, wanted=wanted, limit=limit, look=look))
+    options = reward_settings(reward_set, wanted or [])
+    work = measure_conflict(records, wanted=wanted, limit=limit, look=look, options=options)
+    report = output.follow(work)
     name = describe(data, settings)
     document = {"data": name, **report.document()}
     files: dict[str, Path] = {}

@@ -9,7 +9,7 @@ import typer
 
 from vipo_cli.cli.eval_options import Processes
 from vipo_cli.cli.output import Json, Output, Quiet
-from vipo_cli.cli.source import Data, Settings, describe, setting
+from vipo_cli.cli.source import Data, RewardSettings, Settings, describe, reward_settings, setting
 from vipo_cli.cli.train import stop_requests
 from vipo_cli.errors import Interrupted
 from vipo_cli.run import Work
@@ -85,6 +85,7 @@ def score(
         int | None, typer.Option(min=1, help="Only the first so many entries.", show_default="all")
     ] = None,
     processes: Processes = None,
+    reward_set: RewardSettings = None,
     settings: Settings = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -94,6 +95,7 @@ def score(
     names = [name.strip() for name in rewards.split(",") if name.strip()]
     if not names:
         raise typer.BadParameter("names no reward", param_hint="--rewards")
+    options = reward_settings(reward_set, names)
     if must_launch(processes):
         launch(processes or 1, sys.argv[1:])
         return
@@ -103,13 +105,18 @@ def score(
     place = Path(data).expanduser()
     folder = scores_folder(place, out)
     join_team()
-    found = _follow(output, lambda: _scoring(data, settings, folder, names, limit))
+    found = _follow(output, lambda: _scoring(data, settings, folder, names, limit, options))
     document = {"data": describe(data, settings), **_scoring_document(found)}
     output.result(document, _scoring_text(describe(data, settings), found), [str(found.folder)])
 
 
 def _scoring(
-    data: str, settings: list[str] | None, folder: Path, names: list[str], limit: int | None
+    data: str,
+    settings: list[str] | None,
+    folder: Path,
+    names: list[str],
+    limit: int | None,
+    options: Mapping[str, Mapping[str, Any]],
 ) -> "Work[Scoring]":
     from vipo_cli.building.scoring import score_records, score_stored
     from vipo_cli.data.lazy import first
@@ -118,9 +125,9 @@ def _scoring(
 
     place = Path(data).expanduser()
     if place.is_dir() and is_stored(place):
-        return (yield from score_stored(place, names, folder, limit))
+        return (yield from score_stored(place, names, folder, limit, options))
     records = yield from opening(data, dict(map(setting, settings or [])))
-    return (yield from score_records(first(records, limit), names, folder))
+    return (yield from score_records(first(records, limit), names, folder, options))
 
 
 def generate(
@@ -270,6 +277,7 @@ def build(
     precision: Precision = "fp32",
     batch_size: BatchSize = None,
     processes: Processes = None,
+    reward_set: RewardSettings = None,
     settings: Settings = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -304,6 +312,7 @@ def build(
         limit=limit,
         balance=balance,
         sampling=_sampling(seed, steps, guidance, precision, batch_size),
+        rewards=reward_settings(reward_set, []),
     )
     if category is not None:
         output.note(_agreement(category))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -77,6 +77,42 @@ def open_source(
 def describe(data: str, settings: list[str] | None) -> str:
     """Return the name of the data set with the parameters that were given."""
     return f"{data} ({', '.join(settings)})" if settings else data
+
+
+RewardSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward-set",
+        metavar="REWARD.KEY=VALUE",
+        show_default=False,
+        help="Option of a reward (vipo list rewards NAME), such as pickscore.dtype=bf16; "
+        "repeatable.",
+    ),
+]
+
+
+def reward_settings(words: list[str] | None, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the options of rewards by reward; values are written as in YAML.
+
+    Args:
+        words: what stands behind `--reward-set`.
+        names: of the rewards in use; empty where that is not known yet.
+    """
+    import yaml
+
+    found: dict[str, dict[str, Any]] = {}
+    for word in words or ():
+        place, value = setting(word, "--reward-set")
+        reward, dot, key = place.rpartition(".")
+        if not dot:
+            raise typer.BadParameter(f"`{word}` is not REWARD.KEY=VALUE", param_hint="--reward-set")
+        if names and reward not in names:
+            raise typer.BadParameter(
+                f"`{reward}` is not among the rewards in use: {', '.join(names)}",
+                param_hint="--reward-set",
+            )
+        found.setdefault(reward, {})[key.replace("-", "_")] = yaml.safe_load(value)
+    return found
 
 
 def setting(text: str, option: str = "--set") -> tuple[str, str]:

@@ -19,6 +19,7 @@ from vipo_cli.evaluation.pair_table import PairTable
 from vipo_cli.evaluation.strata import strata_of
 from vipo_cli.media import media_bytes
 from vipo_cli.rewards import Reward, rewards
+from vipo_cli.rewards.made import make_reward
 from vipo_cli.run import Progress, Work
 from vipo_cli.weights import without_fetching
 
@@ -117,6 +118,7 @@ def measure_conflict(
     wanted: Sequence[str] | None = None,
     limit: int | None = None,
     look: Look | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Work[ConflictReport]:
     """Use the scores that are known, compute the others, and compare the rewards.
 
@@ -126,6 +128,7 @@ def measure_conflict(
             else these and every reward that can be loaded.
         limit: how many pairs to look at. By default all if nothing has to be computed.
         look: how to look at margins.
+        options: of rewards, by reward.
 
     Raises:
         UnknownName: a wanted reward that is neither registered nor among the data's scores.
@@ -142,7 +145,7 @@ def measure_conflict(
             raise UnknownName("reward", name, {*rewards.names(), *known})
     to_compute = [name for name in names if name not in known]
     count = min(len(pairs), limit or (PAIRS_SCORED if to_compute else len(pairs)))
-    loaded, missing = yield from _load(to_compute, pairs, count)
+    loaded, missing = yield from _load(to_compute, pairs, count, options or {})
     from_data = [name for name in names if name in known]
     _require_two([*from_data, *(reward.name for reward in loaded)], missing)
     scored = yield from _scored(pairs, count, loaded)
@@ -235,7 +238,10 @@ def _dimension(name: str) -> str | None:
 
 
 def _load(
-    names: Sequence[str], pairs: Sequence[PreferencePair], count: int
+    names: Sequence[str],
+    pairs: Sequence[PreferencePair],
+    count: int,
+    options: Mapping[str, Mapping[str, Any]],
 ) -> Work[tuple[list[Reward], tuple[Missing, ...]]]:
     """Load the rewards that are at hand and can judge a few pairs from all over the data set."""
     loaded: list[Reward] = []
@@ -245,13 +251,16 @@ def _load(
     media = [media_bytes(pair.winner) for pair in probe]
     for done, name in enumerate(names):
         yield Progress("load rewards", done, len(names))
-        if needed := _needed(name):
+        own = options.get(name, {})
+        if needed := _needed(name, own):
             missing.append(Missing(name, f"it has to be told its {needed}"))
             continue
         try:
             with without_fetching():  # gigabytes, for a reward that nobody may have asked for
-                reward = rewards[name]()
+                reward = make_reward(name, own)
         except VipoError as error:  # its weights, its environment or a key are not at hand
+            if own:  # somebody wants it
+                raise
             missing.append(Missing(name, error.message, error.hint))
             continue
         scores = reward.score(media, [pair.prompt for pair in probe])
@@ -264,10 +273,10 @@ def _load(
     return loaded, tuple(missing)
 
 
-def _needed(name: str) -> str:
+def _needed(name: str, options: Mapping[str, Any]) -> str:
     """Return the parameters without which a reward cannot be made, in words."""
     fields = rewards.parameters(name).model_fields.items()
-    return " and ".join(key for key, field in fields if field.is_required())
+    return " and ".join(key for key, each in fields if each.is_required() and key not in options)
 
 
 def _blind(name: str) -> Missing:
