@@ -115,6 +115,12 @@ SOURCES: dict[str, Source] = {
         ),
         Source("clip-b-tokenizer", "openai/clip-vit-base-patch32", _tokenizer(), "MIT"),
         Source(
+            "dino-b16",
+            "facebook/dino-vitb16",
+            (File("model.safetensors", 343_000_000), _CONFIG),
+            "Apache-2.0",
+        ),
+        Source(
             "hpsv2.0",
             "xswu/HPSv2",
             (File("HPS_v2_compressed.pt", 3_944_500_000),),
@@ -145,7 +151,7 @@ SOURCES: dict[str, Source] = {
                 _CONFIG,
                 File("model.safetensors", 1_538_800_000),
                 File("tokenizer.json", 711_000),
-                File("tokenizer_config.json", 600),
+                File("tokenizer_config.json", 592),
             ),
             "BSD-3-Clause",
         ),
@@ -248,6 +254,28 @@ SOURCES: dict[str, Source] = {
             _VIDEOSCORE,
             "MIT",
             note="hf download TIGER-Lab/VideoScore",
+        ),
+        Source(
+            "clip-flant5-xxl",
+            "zhiqiulin/clip-flant5-xxl",
+            (
+                _CONFIG,
+                File("tokenizer.json", 2_420_000),
+                # with the parts that it names; the size is public, how it is cut was not seen
+                File("pytorch_model.bin.index.json", 22_900_000_000),
+            ),
+            "Apache-2.0",
+            note="hf download zhiqiulin/clip-flant5-xxl",
+        ),
+        Source(
+            "clip-flant5-xl",
+            "zhiqiulin/clip-flant5-xl",
+            (
+                _CONFIG,
+                File("tokenizer.json", 2_420_000),
+                File("pytorch_model.bin", 6_320_000_000),
+            ),
+            "Apache-2.0",
         ),
         Source(
             "qwen3-vl-8b",

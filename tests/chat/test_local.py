@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny.qwen2vl import build
+from tests.tiny import qwen2vl, qwen3vl
 from vipo_cli.chat import find_chat, identity
 from vipo_cli.chat import local as module
 from vipo_cli.chat.local import load_chat
@@ -15,7 +15,7 @@ WORDS = ["Yes", "No", "<|im_end|>"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("qwen2vl"))
+    return qwen2vl.build(tmp_path_factory.mktemp("qwen2vl"))
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,35 @@ def test_questions_do_not_change_each_other(chat):
     single = [chat.chances(*question, WORDS) for question in questions]
     np.testing.assert_allclose(together, single, rtol=1e-4)
     assert np.ptp(together, 0).min() > 0
+
+
+@pytest.mark.parametrize("kind", [qwen2vl, qwen3vl])
+def test_a_picture_that_several_questions_share_is_looked_at_once(kind, tmp_path, monkeypatch):
+    """The same chances as one by one, with other pictures and instructions before it too."""
+    chat = load_chat(str(kind.build(tmp_path)), "cpu")
+    looks, visual = [], chat.model.model.visual
+    monkeypatch.setattr(visual, "forward", lambda *a, _own=visual.forward, **k: (
+        looks.append(len(k["grid_thw"])), _own(*a, **k))[1])  # fmt: skip
+    shown, other = picture(0, (300, 200)), picture(1)
+    asked = ("Is it red?", "Is this a picture of a very large dog in a small boat?", "?")
+    for instructions, before in (("", [shown]), ("Be short.", ["First", other, "then", shown])):
+        questions = [(instructions, [*before, question]) for question in asked]
+        single = [chat.chances(*question, WORDS) for question in questions]
+        looks.clear()
+        together = chat.chances_of(questions, [WORDS] * 3)
+        assert looks == [sum(not isinstance(part, str) for part in before)]
+        np.testing.assert_allclose(together, single, rtol=1e-4)
+        assert np.ptp(together, 0).min() > 0
+    looks.clear()
+    copies = [("", [shown.copy(), question]) for question in asked]
+    np.testing.assert_allclose(
+        chat.chances_of(copies, [WORDS] * 3),
+        chat.chances_of([("", [shown, question]) for question in asked], [WORDS] * 3),
+        rtol=1e-4,
+    )
+    assert looks == [3, 1]
+    with pytest.raises(DataError, match="spells"):
+        chat.chances_of([("", [shown, "red"]), ("", [shown, "<|image_pad|>"])], [WORDS] * 2)
 
 
 def test_what_it_says_is_the_same_every_time(chat, monkeypatch):

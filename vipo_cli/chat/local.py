@@ -7,13 +7,15 @@ from inspect import signature
 from typing import Any
 
 from vipo_cli.chat import Part, is_url
-from vipo_cli.chat.qwen import load_inputs
+from vipo_cli.chat.qwen import PICTURE, load_inputs
 from vipo_cli.errors import MissingWeights, ModelError
 
 TOKENS = 512
 """Of an answer."""
 QWEN = r"qwen(2|2_5|3)_vl(_moe)?|qwen3_5(_moe)?"
 """Kinds of models whose own processors ask for torchvision."""
+REUSED = r"qwen(2|2_5|3)_vl"
+"""Kinds that go on from what they made of a picture; seen to give the same chances as anew."""
 
 Question = tuple[str, Sequence[Part]]
 """An instruction, which may be empty, and what is shown and asked."""
@@ -50,21 +52,68 @@ class LocalChat:
     ) -> list[list[float]]:
         """Return the chances of the first words of several answers, in one pass.
 
+        Of questions that begin with one and the same picture, it is looked at once.
+
         Args:
             questions: each with as many pictures as the others.
             words: those of each question that matter; a word counts by its first token.
         """
         import torch
 
-        inputs = self._inputs(questions)
         with torch.inference_mode():
-            last = "logits_to_keep" in signature(self.model.forward).parameters
-            logits = self.model(**inputs, **({"logits_to_keep": 1} if last else {})).logits[:, -1]
+            logits = self._next_of_one(questions)
+            if logits is None:
+                logits = self._next(self._inputs(questions)).logits[:, -1]
         chances = logits.double().softmax(-1)
         return [
             [float(row[self._first(word)]) for word in asked]
             for row, asked in zip(chances, words, strict=True)
         ]
+
+    def _next(self, inputs: Any, **more: Any) -> Any:
+        last = "logits_to_keep" in signature(self.model.forward).parameters
+        return self.model(**inputs, **({"logits_to_keep": 1} if last else {}), **more)
+
+    def _next_of_one(self, questions: Sequence[Question]) -> Any:
+        """Return what comes next, all up to the last picture read once; None if they differ there.
+
+        The word for a picture is never joined with others, so that texts can be cut behind it.
+        """
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        texts = [self._text(question) for question in questions]
+        pictures = [_pictures([question]) for question in questions]
+        if (
+            len(questions) < 2
+            or not pictures[0]
+            or not re.fullmatch(REUSED, self.model.config.model_type)
+            or any(text.count(PICTURE) != len(pictures[0]) for text in texts)
+            or len({text.rpartition(PICTURE)[0] for text in texts}) > 1
+            or len({tuple(map(id, each)) for each in pictures}) > 1
+        ):
+            return None
+        inputs = self._inputs(questions[:1])
+        shown = inputs["input_ids"][0] == self.processor.tokenizer.convert_tokens_to_ids(PICTURE)
+        end = int(shown.nonzero()[-1]) + 1
+        for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            inputs[name] = inputs[name][:, :end]
+        known = self._next(inputs, use_cache=True).past_key_values
+        known.batch_repeat_interleave(len(texts))
+        tails = [
+            torch.tensor(self.processor.tokenizer(text.rpartition(PICTURE)[2])["input_ids"])
+            for text in texts
+        ]
+        ids = pad_sequence(tails, batch_first=True).to(self.model.device)
+        # no word sees those behind it, and so none the padding
+        logits = self.model(input_ids=ids, past_key_values=known, use_cache=True).logits
+        return torch.stack([row[len(tail) - 1] for row, tail in zip(logits, tails, strict=True)])
+
+    def _text(self, question: Question) -> str:
+        text: str = self.processor.apply_chat_template(
+            _messages(*question), add_generation_prompt=True
+        )
+        return text
 
     def _first(self, word: str) -> int:
         ids: list[int] = self.processor.tokenizer.encode(word, add_special_tokens=False)
@@ -72,21 +121,17 @@ class LocalChat:
 
     def _inputs(self, questions: Sequence[Question]) -> Any:
         """Return what the model is given: texts padded in front, since answers come behind."""
-        texts = [
-            self.processor.apply_chat_template(_messages(*question), add_generation_prompt=True)
-            for question in questions
-        ]
-        pictures = [
-            part.convert("RGB")
-            for _, parts in questions
-            for part in parts
-            if not isinstance(part, str)
-        ]
+        texts = [self._text(question) for question in questions]
+        pictures = [picture.convert("RGB") for picture in _pictures(questions)]
         self.processor.tokenizer.padding_side = "left"
         inputs = self.processor(
             text=texts, images=pictures or None, padding=True, return_tensors="pt"
         )
         return inputs.to(self.model.device)
+
+
+def _pictures(questions: Sequence[Question]) -> list[Any]:
+    return [part for _, parts in questions for part in parts if not isinstance(part, str)]
 
 
 def _messages(instructions: str, parts: Sequence[Part]) -> list[dict[str, Any]]:

@@ -1,4 +1,8 @@
-"""VQAScore: how sure a vision-language model is that a picture shows what its prompt says."""
+"""VQAScore: how sure a model is that a picture shows what its prompt says.
+
+The paper asks CLIP-FlanT5, and its numbers are what the field publishes; they come from
+`clip_flant5.py`. Any vision-language model can be asked instead, as the authors' package does.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +17,7 @@ from vipo_cli.chat.local import LocalChat, load_chat
 from vipo_cli.errors import DataError
 from vipo_cli.media import decode
 from vipo_cli.rewards import Reward
+from vipo_cli.rewards.clip_flant5 import find_folder, load_clip_flant5
 from vipo_cli.rewards.options import Batch, Device, Dtype
 from vipo_cli.run import fingerprint
 
@@ -23,18 +28,27 @@ ANSWER = "Yes"
 def vqascore(
     *,
     model: Annotated[
-        str, Field(description="Who is asked: a hub id or folder; scores of two do not compare.")
-    ] = "Qwen/Qwen3-VL-8B-Instruct",
+        str,
+        Field(
+            description="Who is asked: clip-flant5-xxl, as in the paper, clip-flant5-xl, or the "
+            "hub id or folder of a vision-language model; scores of two do not compare."
+        ),
+    ] = "clip-flant5-xxl",
     batch_size: Batch = 4,
     device: Device = "auto",
     dtype: Dtype = "bf16",
 ) -> Reward:
     """VQAScore (arXiv 2404.01291): the chance of a Yes to whether it shows the prompt, 0 to 1.
 
-    The question and the answer are those that its authors' package puts to Qwen's models: the
-    chance that the answer begins with `Yes`. The model of the paper, CLIP-FlanT5, is not in
-    transformers; numbers of another model do not compare with its.
+    Published numbers are mostly those of CLIP-FlanT5-XXL (11 billion parameters). Other models are
+    asked as the authors' package asks Qwen's: for the chance that the answer begins with `Yes`.
+
+    Raises:
+        MissingWeights: the model is neither here nor to be had from here.
+        ModelError: it is damaged, or no such model.
     """
+    if (folder := find_folder(model)) is not None:
+        return load_clip_flant5(folder, batch_size, device, dtype)
     chat = load_chat(model, device, dtype)
     about = {"reward": "vqascore", "model": identity(model, chat), "dtype": dtype, "question": 1}
     return VqaReward("vqascore", "alignment", fingerprint(about), chat, batch_size)
