@@ -1,15 +1,22 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
+from vipo_cli.data import score_shards, scores
 from vipo_cli.data.entry import Entry
 from vipo_cli.data.scores import (
     keys_of,
     media_keys,
+    merge_scores,
     prompt_hash,
     scores_folder,
+    scores_in,
     scores_of,
     stored_scores,
     write_scores,
@@ -124,3 +131,154 @@ def test_several_may_write_at_once(tmp_path):
         list(pool.map(write, range(40)))
     found = stored_scores(tmp_path)["r"]
     assert found.of(keys(*range(20))).tolist() == [float(number) for number in range(20)]
+
+
+def many(folder, numbers=range(40), reward="r"):
+    """Write a shard for each number, and return where they lie."""
+    for number in numbers:
+        write_scores(folder, reward, "f", keys(number, f"{number}b"), np.array([number, np.nan]))
+    (place,) = (place for place in folder.iterdir() if place.name.startswith(f"{reward}-"))
+    return place
+
+
+def all_there(folder, numbers=range(40), reward="r"):
+    """Tell whether all scores are there, each once."""
+    found = scores_of(folder, reward, "f")
+    asked = keys(*numbers, *(f"{number}b" for number in numbers))
+    expected = [*map(float, numbers), *(np.nan for _ in numbers)]
+    return len(found) == len(expected) and np.array_equal(found.of(asked), expected, equal_nan=True)
+
+
+def test_many_shards_are_merged_into_one_and_more_are_added(tmp_path, monkeypatch):
+    monkeypatch.setattr(score_shards, "GROUP_ROWS", 30)
+    place = many(tmp_path)
+    newest = max(file.stat().st_mtime_ns for file in place.iterdir())
+    merge_scores(tmp_path, "r", "f")
+    (file,) = place.glob("*.parquet")
+    assert file.stat().st_mtime_ns == newest
+    assert pq.read_metadata(file).num_row_groups == 3
+    assert all_there(tmp_path)
+    many(tmp_path, range(40, 44))
+    merge_scores(tmp_path, "r", "f")
+    assert len(list(place.glob("*.parquet"))) == 5  # too few to be worth it
+    many(tmp_path, range(44, 50))
+    merge_scores(tmp_path, "r", "f")
+    assert len(list(place.glob("*.parquet"))) == 1
+    assert all_there(tmp_path, range(50))
+    assert stored_scores(tmp_path)["r"].fingerprint == "f"
+
+
+def test_large_shards_are_left_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(score_shards, "LARGE", 60)
+    place = many(tmp_path)
+    merge_scores(tmp_path, "r", "f")
+    (large,) = place.glob("*.parquet")
+    many(tmp_path, range(40, 60))
+    merge_scores(tmp_path, "r", "f")
+    assert large in place.glob("*.parquet")
+    assert len(list(place.glob("*.parquet"))) == 2
+    assert all_there(tmp_path, range(60))
+
+
+def test_rewards_that_scored_the_same_are_merged_into_files_of_one_name(tmp_path):
+    names = set()
+    for reward in ("r", "s"):
+        place = many(tmp_path, reward=reward)
+        merge_scores(tmp_path, reward, "f")
+        names |= {file.name for file in place.glob("*.parquet")}
+    assert len(names) == 1
+
+
+@pytest.mark.parametrize("step", range(0, 12, 2))
+def test_a_merge_that_is_killed_loses_nothing_and_doubles_nothing(tmp_path, monkeypatch, step):
+    """Two merges; the process ends before the removal of a file, or before a new one appears."""
+
+    class Killed(BaseException):
+        pass
+
+    many(tmp_path, range(9))
+    merge_scores(tmp_path, "r", "f")
+    place = many(tmp_path, range(9, 19))
+    left = step
+
+    def until_killed(plain):
+        def call(self, *args, **more):
+            nonlocal left
+            if self.suffix == ".parquet" or self.name.endswith(".tmp"):
+                left -= 1
+                if left < 0:
+                    raise Killed
+            return plain(self, *args, **more)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", until_killed(Path.unlink))
+        patched.setattr(Path, "replace", until_killed(Path.replace))
+        with pytest.raises(Killed):
+            merge_scores(tmp_path, "r", "f")
+    assert all_there(tmp_path, range(19))
+    assert stored_scores(tmp_path).keys() == {"r"}
+    many(tmp_path, range(19, 30))
+    merge_scores(tmp_path, "r", "f")
+    assert all_there(tmp_path, range(30))
+    assert [file.name[:7] for file in place.iterdir() if file.suffix == ".parquet"] == ["merged-"]
+    assert not list(place.glob(".*.tmp"))
+
+
+def test_what_is_merged_while_it_is_read_is_read_anew(tmp_path, monkeypatch):
+    place = many(tmp_path)
+    plain, listed = score_shards.score_files, []
+
+    def list_and_merge(place):
+        files = plain(place)
+        listed.append(len(files))
+        if len(listed) == 1:
+            merge_scores(tmp_path, "r", "f")
+        return files
+
+    monkeypatch.setattr(score_shards, "score_files", list_and_merge)
+    found = score_shards.read_files(place, scores_in)
+    assert found.of(keys(*range(40))).tolist() == list(range(40))
+    assert listed[0] == 40
+    assert listed[-1] == 1
+
+
+def test_only_one_merges_at_a_time(tmp_path):
+    place = many(tmp_path)
+    with FileLock(place / score_shards.LOCK):
+        merge_scores(tmp_path, "r", "f")
+    assert len(list(place.glob("part-*"))) == 40
+
+
+def test_a_damaged_shard_is_not_merged_away(tmp_path):
+    place = many(tmp_path)
+    shard = min(place.glob("part-*"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(DataError, match="are damaged") as caught:
+        merge_scores(tmp_path, "r", "f")
+    assert str(place) in caught.value.hint
+    assert len(list(place.glob("part-*"))) == 40
+
+
+@pytest.mark.parametrize("factors", ["own", "all alike"])
+def test_hashes_are_found_as_texts_are(monkeypatch, factors):
+    if factors == "all alike":  # numbers tell nothing apart, and all are compared in full
+        monkeypatch.setattr(scores, "FACTORS", np.zeros(5, np.uint64))
+    rng = np.random.default_rng(0)
+    media = [content_hash(bytes([number])) for number in range(12)]
+    prompts = [prompt_hash(text) for text in "abcd"]
+
+    def some(count):
+        first, second = rng.integers(0, len(media), count), rng.integers(0, len(prompts), count)
+        return [media[place] for place in first], [prompts[place] for place in second]
+
+    known, asked = some(30), some(60)
+    asked[1][7] = prompt_hash("nobody asked this")
+    among = list(zip(*known, strict=True))
+    expected = [among.index(key) if key in among else -1 for key in zip(*asked, strict=True)]
+    assert -1 in expected
+    assert scores.places_of(keys_of(*asked), keys_of(*known)).tolist() == expected
+    coded = replace(keys_of(*asked), prompts=keys_of(*asked).prompts.dictionary_encode())
+    sliced = replace(coded, media=coded.media.slice(5), prompts=coded.prompts.slice(5))
+    assert scores.places_of(sliced, keys_of(*known)).tolist() == expected[5:]

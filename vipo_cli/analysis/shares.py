@@ -106,11 +106,22 @@ def cells_of(clusters: NDArray[np.int64], groups: NDArray[np.int64], n_groups: i
         cell, group = clusters, np.zeros(width, np.int64)
     elif n_groups * width <= DENSE * len(clusters):
         cell, group = groups * width + clusters, np.repeat(np.arange(n_groups), width)
+        cell, group = _without_empty(cell, group)
     else:  # a table of all groups by all clusters would be vast
         kept, cell = np.unique(groups * width + clusters, return_inverse=True)
         group = np.asarray(kept // width, np.int64)
     counts = np.bincount(cell, minlength=len(group)).astype(float)
     return Cells(cell, counts, group, n_groups)
+
+
+def _without_empty(
+    cell: NDArray[np.int64], group: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number anew the cells that hold samples: of a wide table these are few."""
+    there = np.zeros(len(group), bool)
+    there[cell] = True
+    numbers = np.cumsum(there) - 1
+    return numbers[cell], group[there]
 
 
 def whole(clusters: NDArray[np.int64]) -> Cells:

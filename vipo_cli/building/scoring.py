@@ -17,6 +17,7 @@ from vipo_cli.data.scores import (
     StoredScores,
     keys_of,
     media_keys,
+    merge_scores,
     prompt_hash,
     scores_of,
     write_scores,
@@ -24,8 +25,8 @@ from vipo_cli.data.scores import (
 from vipo_cli.data.stored import entry_in, stored_rows
 from vipo_cli.errors import DataError, MissingWeights
 from vipo_cli.media import content_hash, media_bytes
-from vipo_cli.registry import Registry
-from vipo_cli.rewards import Reward, rewards
+from vipo_cli.rewards import Reward
+from vipo_cli.rewards.made import make_reward
 from vipo_cli.run import Progress, Work
 
 BATCH = 64
@@ -33,6 +34,8 @@ BATCH = 64
 SHARD_ROWS = 4096
 SHARD_SECONDS = 60.0
 """A shard is written when it has so many rows, or after so long: what a killed process loses."""
+MERGED_EVERY = 64
+"""Shards after which a process merges them."""
 
 STAGE = "scoring"
 
@@ -87,6 +90,7 @@ class _Shard:
     prompts: list[str] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     since: float = field(default_factory=monotonic)
+    written: int = 0
 
     def add(self, keys: Sequence["Key"], values: NDArray[np.float64]) -> None:
         self.media += [medium for medium, _ in keys]
@@ -100,6 +104,9 @@ class _Shard:
         keys = keys_of(self.media, self.prompts)
         write_scores(self.folder, name, identity, keys, np.array(self.values))
         self.media, self.prompts, self.values, self.since = [], [], [], monotonic()
+        self.written += 1
+        if self.written % MERGED_EVERY == 0:
+            merge_scores(self.folder, name, identity)
 
 
 Key = tuple[str, str]
@@ -108,7 +115,11 @@ Medium = tuple[Key, bytes, str]
 """A key with the medium and the prompt themselves."""
 
 
-def load_rewards(names: Sequence[str]) -> list[Reward]:
+OptionsOf = Mapping[str, Mapping[str, Any]]
+"""Options of rewards, by reward."""
+
+
+def load_rewards(names: Sequence[str], options: OptionsOf = {}) -> list[Reward]:  # noqa: B006
     """Return rewards by name.
 
     Raises:
@@ -118,7 +129,7 @@ def load_rewards(names: Sequence[str]) -> list[Reward]:
     loaded, missing = [], []
     for name in dict.fromkeys(names):
         try:
-            loaded.append(_made(rewards, name))
+            loaded.append(make_reward(name, options.get(name, {})))
         except MissingWeights as error:
             missing.append((name, error))
     if missing:
@@ -130,13 +141,12 @@ def load_rewards(names: Sequence[str]) -> list[Reward]:
     return loaded
 
 
-def _made(registry: Registry[Any], name: str) -> Reward:
-    reward: Reward = registry[name]()
-    return reward
-
-
 def score_stored(
-    data: Path, names: Sequence[str], folder: Path, limit: int | None = None
+    data: Path,
+    names: Sequence[str],
+    folder: Path,
+    limit: int | None = None,
+    options: OptionsOf = {},  # noqa: B006 - never changed
 ) -> Work[Scoring]:
     """Score the media of a stored data set that have no score yet.
 
@@ -145,13 +155,14 @@ def score_stored(
         names: of the rewards.
         folder: where scores lie and go.
         limit: deal with the first so many entries.
+        options: of the rewards.
 
     Raises:
         UnknownName: there is no such reward.
         MissingWeights: one is not at hand.
     """
     yield Progress("load rewards", 0, 1)
-    loaded = load_rewards(names)
+    loaded = load_rewards(names, options)
     keys = _first(media_keys(data), limit)
     before = {reward.name: _known(folder, reward) for reward in loaded}
     missing = {reward.name: ~before[reward.name].has(keys) for reward in loaded}
@@ -163,7 +174,12 @@ def score_stored(
     return _found(folder, loaded, before, keys, unreadable)
 
 
-def score_records(records: Sequence[Record], names: Sequence[str], folder: Path) -> Work[Scoring]:
+def score_records(
+    records: Sequence[Record],
+    names: Sequence[str],
+    folder: Path,
+    options: OptionsOf = {},  # noqa: B006 - never changed
+) -> Work[Scoring]:
     """Score the media of any records that have no score in a folder yet.
 
     Raises:
@@ -171,7 +187,7 @@ def score_records(records: Sequence[Record], names: Sequence[str], folder: Path)
         MissingWeights: one is not at hand.
     """
     yield Progress("load rewards", 0, 1)
-    loaded = load_rewards(names)
+    loaded = load_rewards(names, options)
     before = {reward.name: _known(folder, reward) for reward in loaded}
     seen: list[Key] = []
     broken: list[int] = []
@@ -272,6 +288,8 @@ def _score(
         shard.write()
     yield Progress(STAGE, total, total)
     wait_for_team()
+    for reward in loaded:
+        merge_scores(folder, reward.name, reward.fingerprint)
     return unreadable
 
 

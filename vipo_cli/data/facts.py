@@ -21,9 +21,9 @@ class Facts:
     """Columns with a cell for each pair.
 
     Attributes:
-        prompts: an Arrow array of strings.
+        prompts: an Arrow array of strings, or a dictionary array.
         probability: of the label; 0.5 is a tie.
-        texts: Arrow arrays of strings by name, of `TEXTS`, where anything is known.
+        texts: likewise by name, of `TEXTS`, where anything is known.
     """
 
     prompts: Any
@@ -57,15 +57,25 @@ def told_by(pairs: Sequence[PreferencePair]) -> Facts:
 
 def taken(facts: Facts, rows: NDArray[np.int64]) -> Facts:
     """Return what is known of some of the pairs."""
-    texts = {name: column.take(rows) for name, column in facts.texts.items()}
-    return Facts(facts.prompts.take(rows), facts.probability[rows], texts)
+    texts = {name: _some(column, rows) for name, column in facts.texts.items()}
+    return Facts(_some(facts.prompts, rows), facts.probability[rows], texts)
+
+
+def _some(texts: Any, rows: NDArray[np.int64]) -> Any:
+    """Return some of the texts; a dictionary of all of them would tell of others, too."""
+    from pyarrow import types
+
+    chosen = texts.take(rows)
+    return chosen.cast("string") if types.is_dictionary(chosen.type) else chosen
 
 
 def _of_stored(pairs: StoredRecords) -> Facts:
     import pyarrow.compute as pc
 
     names = ("prompt", "label", "probability", "votes", "models", "category", "annotator", "id")
-    table = {name: column.combine_chunks() for name, column in pairs.columns(names).items()}
+    repeated = ("prompt", "category", "annotator")
+    columns = pairs.columns(names, repeated)
+    table = {name: column.combine_chunks() for name, column in columns.items()}
     second = pc.equal(table["label"], "b")
     texts = {name: table[name] for name in ("category", "annotator", "id")}
     if table["models"].null_count < len(pairs):

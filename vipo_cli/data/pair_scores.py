@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,15 @@ from numpy.typing import NDArray
 
 from vipo_cli.data.margins import reward_name
 from vipo_cli.data.parquet import ParquetRecords
+from vipo_cli.data.score_shards import read_files
 from vipo_cli.data.scores import (
     SCORES,
     MediaKeys,
     media_keys,
-    read_scores,
-    read_values,
     scored_rewards,
     scores_at,
-    shard_names,
+    scores_in,
+    values_in,
 )
 from vipo_cli.data.stored import StoredRecords
 
@@ -45,6 +46,9 @@ def known_scores(pairs: Sequence[Any]) -> Mapping[str, Callable[[], Scores]]:
 class _InRows:
     """The scores that entries hold themselves: a map of lists, read once for all rewards.
 
+    Names and numbers are columns of their own in the files: which rewards there are is known before
+    any score is read.
+
     Attributes:
         rewards: their names, as the entries spell them.
     """
@@ -52,35 +56,68 @@ class _InRows:
     def __init__(self, pairs: StoredRecords) -> None:
         self._pairs = pairs
         self.rewards: list[str] = []
-        column = pairs.columns(["scores"])["scores"].combine_chunks()
-        if column.null_count == len(column):
+        keys, self._counts = _in_maps(pairs, "scores.key_value.key")
+        if not len(keys):
             return
-        maps = column.drop_null() if column.null_count else column
-        offsets = np.asarray(maps.offsets)
-        inside = slice(offsets[0], offsets[-1])
-        rewards = maps.keys[inside].dictionary_encode()
-        lists = maps.items[inside]
+        rewards = keys.flatten()[0].dictionary_encode()
         self.rewards = rewards.dictionary.to_pylist()
         self._codes = rewards.indices.to_numpy()
-        self._values = lists.values.to_numpy(zero_copy_only=False)
-        self._starts = np.asarray(lists.offsets)
-        owners = np.flatnonzero(~column.is_null().to_numpy(zero_copy_only=False))
-        self._rows = np.repeat(owners, np.diff(offsets))
 
     @cached_property
     def _second(self) -> NDArray[np.bool_]:
         return _second_wins(self._pairs)
 
+    @cached_property
+    def _lists(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The scores of one reward for one entry after the other, and where each begin."""
+        (lists,) = _in_maps(self._pairs, "scores.key_value.value")[0].flatten()
+        starts = np.asarray(lists.offsets)
+        values = lists.values[starts[0] : starts[-1]].to_numpy(zero_copy_only=False)
+        return values, starts - starts[0]
+
+    @cached_property
+    def _are_alike(self) -> bool:
+        """Whether each entry has two scores by each reward, in the same order."""
+        each = len(self.rewards)
+        return (
+            bool((self._counts == each).all())
+            and bool((self._codes.reshape(-1, each) == self._codes[:each]).all())
+            and bool((np.diff(self._lists[1]) == 2).all())
+        )
+
     def scores(self, reward: str) -> Scores:
         """Return the scores of one reward, of winners and losers."""
-        mine = self._codes == self.rewards.index(reward)
-        mine &= np.diff(self._starts) == 2
-        starts, rows = self._starts[:-1][mine], self._rows[mine]
-        second = self._second[rows]
+        values, starts = self._lists
+        number, second = self.rewards.index(reward), self._second
+        if self._are_alike:
+            column = int(np.flatnonzero(self._codes[: len(self.rewards)] == number)[0])
+            both = values.reshape(len(self._pairs), -1, 2)[:, column]
+            first, other = np.ascontiguousarray(both.T)
+            return np.stack([np.where(second, other, first), np.where(second, first, other)]).T
+        mine = (self._codes == number) & (np.diff(starts) == 2)
+        rows = np.repeat(np.arange(len(self._pairs)), self._counts)[mine]
+        starts, second = starts[:-1][mine], second[rows]
         scores = np.full((2, len(self._pairs)), np.nan)
-        scores[0, rows] = self._values[starts + second]
-        scores[1, rows] = self._values[starts + ~second]
+        scores[0, rows] = values[starts + second]
+        scores[1, rows] = values[starts + ~second]
         return scores.T
+
+
+def _in_maps(pairs: StoredRecords, leaf: str) -> tuple[Any, NDArray[np.int64]]:
+    """Return one side of the maps of all entries, and how many each entry has.
+
+    Args:
+        pairs: whose entries they are.
+        leaf: keys or values, as a column of the files.
+    """
+    column = pairs.columns([leaf])[leaf].combine_chunks()
+    counts = np.zeros(len(column), np.int64)
+    if column.null_count == len(column):
+        return column.values[:0], counts
+    maps = column.drop_null() if column.null_count else column
+    offsets = np.asarray(maps.offsets)
+    counts[column.is_valid().to_numpy(zero_copy_only=False)] = np.diff(offsets)
+    return maps.values[offsets[0] : offsets[-1]], counts
 
 
 class _Beside:
@@ -93,17 +130,30 @@ class _Beside:
     def __init__(self, pairs: StoredRecords) -> None:
         self._pairs = pairs
         self.rewards = scored_rewards(pairs.folder / SCORES)
-        self._keys: MediaKeys | None = None
         self._places: dict[tuple[str, ...], NDArray[np.int64]] = {}
 
     def scores(self, reward: str) -> Scores:
         """Return the scores of one reward, of winners and losers."""
-        place = self.rewards[reward]
-        scored = shard_names(place)
-        if scored not in self._places:
-            self._keys = self._keys or _keys(self._pairs)
-            self._places[scored] = read_scores(place).places(self._keys)
-        return scores_at(read_values(place), self._places[scored]).reshape(2, -1).T
+        return read_files(self.rewards[reward], self._scores)
+
+    def _scores(self, files: Sequence[Path]) -> Scores:
+        """Read files, which are named by the media and prompts in them, in this order."""
+        names = tuple(file.name for file in files)
+        if names not in self._places:
+            places = scores_in(files).places(self._keys)
+            self._places[names] = places[self._sides]
+        return scores_at(values_in(files), self._places[names]).reshape(2, -1).T
+
+    @cached_property
+    def _keys(self) -> MediaKeys:
+        return media_keys(self._pairs.folder)
+
+    @cached_property
+    def _sides(self) -> NDArray[np.int64]:
+        """Which media are the winners, then which are the losers."""
+        first = (np.cumsum(self._keys.counts) - self._keys.counts)[self._pairs.rows]
+        second = _second_wins(self._pairs)
+        return np.concatenate([first + second, first + ~second])
 
 
 def _second_wins(pairs: StoredRecords) -> NDArray[np.bool_]:
@@ -112,16 +162,3 @@ def _second_wins(pairs: StoredRecords) -> NDArray[np.bool_]:
     labels = pairs.columns(["label"])["label"]
     wins: NDArray[np.bool_] = pc.equal(labels, "b").to_numpy()
     return wins
-
-
-def _keys(pairs: StoredRecords) -> MediaKeys:
-    """Return the keys of all winners, then of all losers."""
-    import pyarrow as pa
-
-    every = media_keys(pairs.folder)
-    first = (np.cumsum(every.counts) - every.counts)[pairs.rows]
-    second = _second_wins(pairs)
-    places = pa.array(np.concatenate([first + second, first + ~second]))
-    return MediaKeys(
-        every.media.take(places), every.prompts.take(places), np.ones(len(places), np.int64)
-    )

@@ -40,6 +40,7 @@ class RowGroups:
         """
         self.groups = groups
         self._verify = verify
+        self.rows = rows
         self._starts = np.array([*(group.start for group in groups), rows], np.int64)
         self._kept: OrderedDict[int, list[tuple[str, Any]]] = OrderedDict()
         self._opened: OrderedDict[Path, Any] = OrderedDict()
@@ -119,8 +120,15 @@ def rows_in(file: Path, number: int, rows: int, start: int = 0) -> Iterator[dict
             yield {name: column[row].as_py() for name, column in columns}
 
 
-def read_columns(files: Sequence[Path], columns: Sequence[str]) -> Any:
+def read_columns(
+    files: Sequence[Path], columns: Sequence[str], repeated: Sequence[str] = ()
+) -> Any:
     """Read some columns of files into one table.
+
+    Args:
+        files: in order.
+        columns: of texts, numbers or lists of these.
+        repeated: of which each different text is to be held once.
 
     Raises:
         DataError: a file is damaged.
@@ -129,12 +137,12 @@ def read_columns(files: Sequence[Path], columns: Sequence[str]) -> Any:
 
     tables = []
     for file in files:
-        with open_file(file, verify=True) as source, reading(file):
+        with open_file(file, verify=True, repeated=repeated) as source, reading(file):
             tables.append(source.read(columns=list(columns), use_threads=False))
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def open_file(file: Path, *, verify: bool) -> Any:
+def open_file(file: Path, *, verify: bool, repeated: Sequence[str] = ()) -> Any:
     """Open a Parquet file; it is not mapped, since what is cut short then ends the process.
 
     Raises:
@@ -143,7 +151,9 @@ def open_file(file: Path, *, verify: bool) -> Any:
     import pyarrow.parquet as pq
 
     with reading(file):
-        return pq.ParquetFile(file, page_checksum_verification=verify)
+        return pq.ParquetFile(
+            file, page_checksum_verification=verify, read_dictionary=list(repeated)
+        )
 
 
 def read_group(source: Any, group: Group, rows: int) -> Any:

@@ -1,12 +1,13 @@
 """Scores beside the data: what rewards say of a medium and a prompt, kept by their content.
 
     DATA/scores/pickscore-1f2e3d4c/part-8c0f6a1e9b7d2c54.parquet
+    DATA/scores/pickscore-1f2e3d4c/merged-51c7d0a9e3b6f824.parquet
 
 A row holds the content hash of a medium, the hash of the prompt that it was scored for, the reward
 with its fingerprint, and the score: NaN where the reward cannot judge. So a medium that stands in
 many pairs is scored once for each prompt, and the media themselves are never written again. Shards
 are only ever added, each whole and named by its content: several processes may write at once, and
-what a killed process left is all there is to go on with.
+what a killed process left is all there is to go on with. Many are merged into one (`score_shards`).
 """
 
 import re
@@ -19,6 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vipo_cli.data.row_groups import open_file, read_columns, reading
+from vipo_cli.data.score_shards import (
+    KEYS,
+    PART,
+    has_scores,
+    last_written,
+    merge_files,
+    read_files,
+)
 from vipo_cli.data.stored import is_stored, read_manifest
 from vipo_cli.errors import DataError
 from vipo_cli.media import content_hash
@@ -28,6 +37,14 @@ SCORES = "scores"
 """The folder in a stored data set that holds what was said of its media."""
 SCHEMA = 1
 """Raised whenever the columns change."""
+FACTORS = np.array(
+    [
+        0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB,
+        0xD6E8FEB86659FD93, 0xA0761D6478BD642F,
+    ],
+    np.uint64,
+)  # fmt: skip
+"""Odd, and their bits in no order."""
 
 
 def prompt_hash(prompt: str) -> str:
@@ -57,7 +74,7 @@ class MediaKeys:
 
     Attributes:
         media: content hash of each medium; an Arrow array of strings.
-        prompts: hash of the prompt of each medium's entry; likewise.
+        prompts: hash of the prompt of each medium's entry; likewise, or a dictionary array.
         counts: how many media each entry has.
     """
 
@@ -72,7 +89,7 @@ class MediaKeys:
         """Return both hashes of each medium as one string."""
         import pyarrow.compute as pc
 
-        return pc.binary_join_element_wise(self.media, self.prompts, "")
+        return pc.binary_join_element_wise(self.media, _plain(self.prompts), "")
 
 
 def media_keys(data: Path) -> MediaKeys:
@@ -82,13 +99,13 @@ def media_keys(data: Path) -> MediaKeys:
     files = [data / shard["file"] for shard in read_manifest(data)["shards"]]
     if not files:
         return MediaKeys(pa.array([], pa.string()), pa.array([], pa.string()), np.zeros(0, int))
-    table = read_columns(files, ["prompt", "media_hash"]).combine_chunks()
-    texts = _chunk(table.column("prompt")).dictionary_encode()
+    table = read_columns(files, ["prompt", "media_hash"], ("prompt",))
+    texts = _chunk(table.column("prompt"))
     hashes = pa.array([prompt_hash(text) for text in texts.dictionary.to_pylist()])
     lists = _chunk(table.column("media_hash"))
     counts = np.asarray(lists.value_lengths().to_numpy(zero_copy_only=False), np.int64)
-    numbers = np.repeat(texts.indices.to_numpy(), counts)
-    return MediaKeys(lists.flatten(), hashes.take(pa.array(numbers)), counts)
+    numbers = pa.array(np.repeat(texts.indices.to_numpy(), counts))
+    return MediaKeys(lists.flatten(), pa.DictionaryArray.from_arrays(numbers, hashes), counts)
 
 
 def keys_of(media: Sequence[str], prompts: Sequence[str]) -> MediaKeys:
@@ -99,6 +116,60 @@ def keys_of(media: Sequence[str], prompts: Sequence[str]) -> MediaKeys:
     return MediaKeys(first, second, np.ones(len(media), np.int64))
 
 
+def places_of(keys: MediaKeys, among: MediaKeys) -> NDArray[np.int64]:
+    """Return where each key stands first among others; -1 for one that does not.
+
+    Numbers made of the hashes are looked up, which takes a third of the time that texts do; what is
+    found is compared in full.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    media, media_there = _words(keys.media), _words(among.media)
+    if media is None or media_there is None:
+        return _indices(pc.index_in(keys.joined(), value_set=among.joined()))
+    asked, known = (_coded(each.prompts) for each in (keys, among))
+    codes = _indices(pc.index_in(asked.dictionary, value_set=known.dictionary))
+    prompts, prompts_there = codes[_indices(asked.indices)], _indices(known.indices)
+    numbers, numbers_there = _number(media, prompts), _number(media_there, prompts_there)
+    places = _indices(pc.index_in(pa.array(numbers), value_set=pa.array(numbers_there)))
+    places[prompts < 0] = -1
+    found = np.flatnonzero(places >= 0)
+    alike = prompts_there[places[found]] == prompts[found]
+    for word, word_there in zip(media.T, media_there.T, strict=True):
+        alike &= word_there[places[found]] == word[found]
+    if len(wrong := found[~alike]):  # two keys have one number: as good as never
+        some = MediaKeys(keys.media.take(wrong), keys.prompts.take(wrong), keys.counts[:0])
+        places[wrong] = _indices(pc.index_in(some.joined(), value_set=among.joined()))
+    return places
+
+
+def _words(hashes: Any) -> NDArray[np.uint64] | None:
+    """Return hashes as words of eight letters each, (n, 4); None if they are of another length."""
+    length = len(content_hash(b""))
+    offsets = np.frombuffer(hashes.buffers()[1], np.int32)[hashes.offset :][: len(hashes) + 1]
+    if hashes.null_count or not len(hashes) or (np.diff(offsets) != length).any():
+        return None
+    letters = np.frombuffer(hashes.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    return letters.view(np.uint64).reshape(len(hashes), -1)
+
+
+def _number(media: NDArray[np.uint64], prompts: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return a number for each key: 64 bits of hash that depend on all of it."""
+    number: NDArray[np.uint64] = prompts.astype(np.uint64) * FACTORS[0]
+    for word, factor in zip(media.T, FACTORS[1:], strict=True):
+        number += word * factor
+    return number
+
+
+def _coded(texts: Any) -> Any:
+    return texts if hasattr(texts, "dictionary") else texts.dictionary_encode()
+
+
+def _indices(found: Any) -> NDArray[np.int64]:
+    return np.array(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+
+
 class StoredScores:
     """What one reward said, to be looked up for many media at once.
 
@@ -107,7 +178,9 @@ class StoredScores:
         fingerprint: what changes whenever the same medium may score differently.
     """
 
-    def __init__(self, reward: str, fingerprint: str, keys: Any, values: Any) -> None:
+    def __init__(
+        self, reward: str, fingerprint: str, keys: MediaKeys, values: NDArray[np.float64]
+    ) -> None:
         self.reward = reward
         self.fingerprint = fingerprint
         self._keys = keys
@@ -127,10 +200,7 @@ class StoredScores:
 
     def places(self, keys: MediaKeys) -> NDArray[np.int64]:
         """Return where the score of each medium stands; -1 for one that was not scored."""
-        import pyarrow.compute as pc
-
-        found = pc.index_in(keys.joined(), value_set=self._keys)
-        return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+        return places_of(keys, self._keys)
 
 
 def stored_scores(folder: Path) -> dict[str, StoredScores]:
@@ -139,7 +209,9 @@ def stored_scores(folder: Path) -> dict[str, StoredScores]:
     Raises:
         DataError: a shard is damaged.
     """
-    return {reward: _read(place) for reward, place in scored_rewards(folder).items()}
+    return {
+        reward: read_files(place, scores_in) for reward, place in scored_rewards(folder).items()
+    }
 
 
 def scored_rewards(folder: Path) -> dict[str, Path]:
@@ -150,40 +222,23 @@ def scored_rewards(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         return {}
-    places = [place for place in folder.iterdir() if any(place.glob("part-*.parquet"))]
-    places.sort(key=lambda place: max(file.stat().st_mtime_ns for file in place.glob("part-*")))
+    places = sorted(filter(has_scores, folder.iterdir()), key=last_written)
     return {_reward_of(place): place for place in places}
 
 
-def read_scores(place: Path) -> StoredScores:
-    """Return the scores of one reward, which lie in a folder of their own.
-
-    Raises:
-        DataError: a shard is damaged.
-    """
-    return _read(place)
-
-
-def shard_names(place: Path) -> tuple[str, ...]:
-    """Return the names of the shards of one reward.
-
-    Shards are named by the media and prompts in them: where these are the same for two rewards, so
-    is the order of their scores.
-    """
-    return tuple(file.name for file in _shards(place))
+def scores_in(files: Sequence[Path]) -> StoredScores:
+    """Return the scores in the files of one reward."""
+    table = read_columns(files, (*KEYS, "score"), ("prompt_hash",))
+    media, prompts = (_chunk(table.column(name)) for name in KEYS)
+    reward, identity = _whose(files[0])
+    values = table.column("score").to_numpy()
+    keys = MediaKeys(media, prompts, np.ones(len(values), np.int64))
+    return StoredScores(reward, identity, keys, values)
 
 
-def read_values(place: Path) -> NDArray[np.float64]:
-    """Return the scores of one reward alone, in the order of its shards.
-
-    Raises:
-        DataError: a shard is damaged.
-    """
-    try:
-        values = read_columns(_shards(place), ["score"]).column("score").to_numpy()
-    except (DataError, KeyError) as error:
-        raise _damaged(place, error) from error
-    return np.asarray(values, float)
+def values_in(files: Sequence[Path]) -> NDArray[np.float64]:
+    """Return the scores in the files of one reward alone, in their order."""
+    return np.asarray(read_columns(files, ["score"]).column("score").to_numpy(), float)
 
 
 def scores_at(values: NDArray[np.float64], places: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -194,18 +249,16 @@ def scores_at(values: NDArray[np.float64], places: NDArray[np.int64]) -> NDArray
     return scores
 
 
-def _shards(place: Path) -> list[Path]:
-    return sorted(place.glob("part-*.parquet"))
-
-
 def scores_of(folder: Path, reward: str, identity: str) -> StoredScores:
     """Return the scores of one reward with one fingerprint; there may be none yet."""
     import pyarrow as pa
 
     place = _place(folder, reward, identity)
-    if not any(place.glob("part-*.parquet")):
-        return StoredScores(reward, identity, pa.array([], pa.string()), np.zeros(0))
-    return _read(place)
+    if not has_scores(place):
+        nothing = pa.array([], pa.string())
+        none = MediaKeys(nothing, nothing, np.zeros(0, np.int64))
+        return StoredScores(reward, identity, none, np.zeros(0))
+    return read_files(place, scores_in)
 
 
 def write_scores(
@@ -227,15 +280,24 @@ def write_scores(
         return
     columns = {
         "media_hash": keys.media,
-        "prompt_hash": keys.prompts,
+        "prompt_hash": _plain(keys.prompts),
         "reward": pa.array([reward] * len(values)),
         "fingerprint": pa.array([identity] * len(values)),
         "score": pa.array(values, pa.float64()),
     }
     table = pa.table(columns).replace_schema_metadata({"vipo.scores": str(SCHEMA)})
     name = content_hash("".join(keys.joined().to_pylist()).encode())[:16]
-    with writing(_place(folder, reward, identity) / f"part-{name}.parquet") as temporary:
+    with writing(_place(folder, reward, identity) / PART.format(name)) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def merge_scores(folder: Path, reward: str, identity: str) -> None:
+    """Merge the shards of one reward with one fingerprint, if they are many.
+
+    Raises:
+        DataError: one is damaged.
+    """
+    merge_files(_place(folder, reward, identity))
 
 
 def _place(folder: Path, reward: str, identity: str) -> Path:
@@ -244,41 +306,30 @@ def _place(folder: Path, reward: str, identity: str) -> Path:
 
 
 def _reward_of(place: Path) -> str:
-    """Return whose scores lie in a folder, by the first row of one of its shards."""
-    file = min(place.glob("part-*.parquet"))
-    try:
-        with open_file(file, verify=True) as source, reading(file):
-            rows = next(source.iter_batches(1, columns=["reward"], use_threads=False))
-            return str(rows.column("reward")[0].as_py())
-    except (DataError, StopIteration) as error:
-        raise _damaged(place, error) from error
+    """Return whose scores lie in a folder."""
+    return read_files(place, lambda files: _whose(files[0])[0])
 
 
-def _damaged(place: Path, error: Exception) -> DataError:
-    return DataError(
-        f"the scores in `{place}` are damaged: {error}",
-        hint=f"remove them, and score again: rm -r {place}",
-    )
-
-
-def _read(place: Path) -> StoredScores:
-    from pyarrow import ArrowException
-
-    files = _shards(place)
-    try:
-        table = read_columns(files, ("media_hash", "prompt_hash", "score")).combine_chunks()
-        media, prompts = (_chunk(table.column(name)) for name in ("media_hash", "prompt_hash"))
-        whose = read_columns(files[:1], ("reward", "fingerprint"))  # the same in all rows
-        reward, identity = (whose.column(name)[0].as_py() for name in whose.column_names)
-        values = table.column("score").to_numpy()
-    except (ArrowException, DataError, KeyError, OSError) as error:
-        raise _damaged(place, error) from error
-    keys = MediaKeys(media, prompts, np.ones(len(values), np.int64)).joined()
-    return StoredScores(reward, identity, keys, values)
+def _whose(file: Path) -> tuple[str, str]:
+    """Return the reward and its fingerprint, which are the same in all rows."""
+    with open_file(file, verify=True) as source, reading(file):
+        names = ["reward", "fingerprint"]
+        first = next(source.iter_batches(1, columns=names, use_threads=False))
+        reward, identity = (str(first.column(name)[0].as_py()) for name in names)
+        return reward, identity
 
 
 def _chunk(column: Any) -> Any:
-    """Return a column that was combined as one array."""
+    """Return a column as one array; of texts held once, each is held once in all of it."""
     import pyarrow as pa
 
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.unify_dictionaries().combine_chunks()
+
+
+def _plain(texts: Any) -> Any:
+    """Return an array of strings, where each different one may be held once."""
+    from pyarrow import types
+
+    return texts.dictionary_decode() if types.is_dictionary(texts.type) else texts

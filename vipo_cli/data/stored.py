@@ -225,12 +225,21 @@ class StoredRecords(LazyRecords):
         """Which entries of the data set the records are."""
         return self._rows
 
-    def columns(self, names: Sequence[str]) -> dict[str, Any]:
-        """Read small columns of the records, as Arrow arrays."""
-        table = read_columns(self._stored.files, names)
-        if len(self._rows) < len(table):
+    def columns(self, names: Sequence[str], repeated: Sequence[str] = ()) -> dict[str, Any]:
+        """Read small columns of the records as Arrow arrays.
+
+        Args:
+            names: of columns, or of a part of one: map.key_value.key.
+            repeated: of texts, each different one to be held once; in the order in which they come.
+        """
+        some = len(self._rows) < self._stored.rows
+        table = read_columns(self._stored.files, names, () if some else repeated)
+        if some:
             table = table.take(self._rows)
-        return {name: table.column(name) for name in names}
+        found = {name: table.column(name.partition(".")[0]) for name in names}
+        for name in repeated:
+            found[name] = found[name].dictionary_encode().unify_dictionaries()
+        return found
 
     def _column(self, name: str) -> Any:
         return read_columns(self._stored.files, [name]).column(name)

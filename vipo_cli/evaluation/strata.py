@@ -14,6 +14,7 @@ LENGTHS = (5, 10, 20, 40)
 STRENGTHS = (0.6, 0.75, 0.9, 1.0)
 """Probabilities of a label from which on it belongs to another class of strengths."""
 SURE = 1 - 1e-9
+SPACES = b" \t\n\f\r"
 
 
 def strata_of(facts: Facts) -> tuple[NDArray[np.int64], dict[str, Stratum]]:
@@ -59,23 +60,39 @@ def _by_both(first: Any, second: Any) -> Stratum:
         for chunk in (texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts])
     ]
     names, codes = _encoded(pa.chunked_array(chunks))
-    one, other = np.sort(codes.reshape(2, -1), axis=0)
+    sides = codes.reshape(2, -1)
+    one, other = sides.min(0), sides.max(0)
     keys = np.where(one >= 0, one * len(names) + other, -1)
-    there, places = np.unique(keys, return_inverse=True)
+    if len(names) ** 2 <= len(keys):
+        there = np.flatnonzero(np.bincount(keys[keys >= 0], minlength=1))
+        numbers = np.full(len(names) ** 2 + 1, -1)  # -1 is the last, and stays
+        numbers[there] = np.arange(len(there))
+        places = numbers[keys]
+    else:  # a table of all models by all models would be vast
+        there, places = np.unique(keys, return_inverse=True)
+        places = np.where(keys >= 0, places, -1)
     titles = [f"{names[key // len(names)]}, {names[key % len(names)]}" for key in there.tolist()]
-    return _most_frequent_first(titles, np.where(keys >= 0, places, -1))
+    return _most_frequent_first(titles, places)
 
 
 def _by_length(names: list[str], codes: NDArray[np.int64]) -> Stratum:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    words = pc.count_substring_regex(pa.array(names, pa.string()), r"\S+").to_numpy()
+    words = _count_words(names)
     edges = np.array(LENGTHS)
     starts = [1, *(edges[:-1] + 1).tolist()]
     titles = [f"{start} to {end} words" for start, end in zip(starts, LENGTHS, strict=True)]
     of_names = np.searchsorted(edges, words)
     return Stratum((*titles, f"over {LENGTHS[-1]} words"), of_names[codes])
+
+
+def _count_words(texts: list[str]) -> NDArray[np.int64]:
+    """Return how many words each text has: a word begins after a space, or where the text does."""
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, encoded)])
+    space = np.isin(np.arange(256), list(SPACES))[np.frombuffer(b"".join(encoded), np.uint8)]
+    after = np.append(True, space[:-1])[: len(space)]
+    after[ends[:-1][ends[:-1] < len(space)]] = True
+    counted = np.append(0, np.cumsum(~space & after))
+    return np.asarray(np.diff(counted[ends]), np.int64)
 
 
 def _by_strength(probability: NDArray[np.float64]) -> Stratum:
