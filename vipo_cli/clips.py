@@ -94,8 +94,12 @@ def probe(data: bytes) -> Probe:
         return _probe_picture(data)
 
 
-def read_frames(data: bytes) -> Iterator[Image.Image]:
+def read_frames(data: bytes, *, bt601: bool = False) -> Iterator[Image.Image]:
     """Yield the frames of a clip in RGB; no more than one of them is in memory.
+
+    Args:
+        data: the clip.
+        bt601: take colours for BT.601 whatever the clip says of them, as OpenCV does.
 
     Raises:
         DataError: the clip is broken, or unpacks to an unreasonable size.
@@ -103,7 +107,8 @@ def read_frames(data: bytes) -> Iterator[Image.Image]:
     """
     pixels = 0
     with _complaints("clip"):
-        for frame in _container_frames(data) if _is_container(data) else _animation_frames(data):
+        found = _container_frames(data, bt601) if _is_container(data) else _animation_frames(data)
+        for frame in found:
             pixels += frame.width * frame.height
             _refuse_bomb(pixels, LARGEST)
             yield frame
@@ -247,10 +252,10 @@ def _animation_frames(data: bytes) -> Iterator[Image.Image]:
             yield frame
 
 
-def _container_frames(data: bytes) -> Iterator[Image.Image]:
+def _container_frames(data: bytes, bt601: bool = False) -> Iterator[Image.Image]:
     with _open_container(data) as (container, stream):
         for frame in container.decode(stream):
-            yield _upright(frame)
+            yield _upright(frame, bt601)
 
 
 @contextmanager
@@ -275,9 +280,9 @@ def _open_container(data: bytes) -> Iterator[tuple[Any, Any]]:
         raise DataError(f"broken clip: {error.strerror}") from error
 
 
-def _upright(frame: Any) -> Image.Image:
+def _upright(frame: Any, bt601: bool = False) -> Image.Image:
     """Turn a decoded frame as its container says that it is to be shown."""
-    picture: Image.Image = frame.to_image()
+    picture: Image.Image = frame.to_image(**({"src_colorspace": "ITU601"} if bt601 else {}))
     return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
 
 

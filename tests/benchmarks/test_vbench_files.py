@@ -5,7 +5,14 @@ import pytest
 
 from vipo_cli.benchmarks.vbench import VBENCH
 from vipo_cli.benchmarks.vbench2 import VBENCH2
-from vipo_cli.benchmarks.vbench_files import OFFICIAL_DEPTH, prompt_of, read_results, write_results
+from vipo_cli.benchmarks.vbench_files import (
+    OFFICIAL_DEPTH,
+    backends_apart,
+    prompt_of,
+    read_judged,
+    read_results,
+    write_results,
+)
 from vipo_cli.errors import DataError
 
 
@@ -154,6 +161,25 @@ def test_what_is_no_result_file_is_refused(tmp_path, text, message):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(DataError, match=message):
         read_results(VBENCH, [tmp_path])
+
+
+def test_both_backends_are_compared_clip_by_clip(tmp_path):
+    assert backends_apart(VBENCH, tmp_path) == {}
+    put(tmp_path / "native/scene_eval_results.json", {"scene": [0.5, clips([0.25, 0.75])]})
+    put(tmp_path / "native/color_eval_results.json", {"color": [0.5, clips([0.5])]})
+    results = clips([0.25, 0.5, 0.75])
+    put(tmp_path / "official/scene/results_eval_results.json", {"scene": [0.5, results]})
+
+    assert backends_apart(VBENCH, tmp_path) == {
+        "scene": {
+            "clips": 2,
+            "largest": 0.25,
+            "value": 0.0,
+            "only_native": [],
+            "only_official": ["a cat-2.mp4"],
+        }
+    }
+    assert read_judged(VBENCH, tmp_path)[1] == {"color": "native", "scene": "official"}
 
 
 def test_a_place_that_is_not_there_is_refused(tmp_path):

@@ -52,9 +52,11 @@ def test_without_a_name_the_packages_are_listed(made):
     assert lines == [
         "image-reward  not set up; official backend of imagereward",
         "hpsv2         ready; official backend of hpsv2.0, hpsv2.1",
-        "open-clip     not set up; official backend of clip",
+        "clip          not set up; official backend of aesthetic, aesthetic-linear, clip, "
+        "clipscore, pickscore",
+        "vbench        not set up; official backend of vbench",
     ]
-    assert vipo_eval("setup", "--quiet").stdout == "image-reward\nhpsv2\nopen-clip\n"
+    assert vipo_eval("setup", "--quiet").stdout == "image-reward\nhpsv2\nclip\nvbench\n"
 
 
 def test_a_dry_run_prints_what_pip_would_read():
@@ -79,6 +81,19 @@ def test_what_is_there_is_shown_at_once(made):
     ]
     assert "vipo eval parity hpsv2.1" in result.stderr
     assert vipo_eval("setup", "hpsv2", "-q").stdout == f"{made}\n"
+
+
+def test_what_a_package_cannot_do_alone_is_told():
+    folder = ENVIRONMENTS["vbench"].folder
+    interpreter(folder).parent.mkdir(parents=True)
+    interpreter(folder).write_text("")
+    known = {"package": "vbench", "version": "0.1.5", "python": "3.11.7", "bytes": 1, "seconds": 1}
+    (folder / NOTE).write_text(json.dumps(known | {"versions": {"torch": "2.13.0"}}))
+    said = vipo_eval("setup", "vbench").stderr
+    assert "not for commercial use" in said
+    assert f"need detectron2 too, which is in no package index: {interpreter(folder)} -m" in said
+    assert "vipo eval vbench TARGET --backend official" in said
+    assert "parity" not in said
 
 
 def test_options_reach_the_engine(monkeypatch, made):
@@ -117,7 +132,9 @@ def test_everything_registered_is_known_to_the_doctor():
     assert set(doctor.BENCHMARKS) <= set(tasks.names())
     assert set(rewards.names()) - set(doctor.REWARDS) == set()
     assert set(tasks.names()) - set(doctor.BENCHMARKS) == set()
-    for needs in (*doctor.REWARDS.values(), *doctor.BENCHMARKS.values()):
+    assert not set(doctor.SUITES) & set(tasks.names())
+    tables = (doctor.REWARDS, doctor.BENCHMARKS, doctor.SUITES)
+    for needs in (each for table in tables for each in table.values()):
         assert set(needs.sources) <= set(SOURCES)
 
 
@@ -133,6 +150,9 @@ def test_the_doctor_speaks_to_people(made):
     assert rows["hpsv2.1"][-2:] == ["hpsv2", "1.2.0"]
     assert rows["imagereward"][-4:] == ["vipo", "eval", "setup", "image-reward"]
     assert rows["geneval"][-2:] == ["MIT", "-"]
+    assert rows["vbench"][-5:] == ["Apache-2.0", "vipo", "eval", "setup", "vbench"]
+    assert rows["vbench2"][-2:] == ["Apache-2.0", "-"]
+    assert "motion_smoothness are not for commercial use" in " ".join(result.stdout.split())
     assert ["shapes", "yes", "600"] in words
     lines = result.stdout.splitlines()
     assert lines.count("    hf download xswu/HPSv2 HPS_v2.1_compressed.pt") == 1
@@ -152,6 +172,11 @@ def test_the_doctor_speaks_to_programs():
     assert row["official"]["next"] == "vipo eval setup image-reward"
     assert rows["shapes-vividness"]["official"] is None
     assert "shapes-motion" in vipo_eval("doctor", "-q").stdout.splitlines()
+    [vbench] = [row for row in document["benchmarks"] if row["name"] == "vbench"]
+    assert "CC-BY-NC" in vbench["official"]["terms"]
+    assert {"dino-b16", "clip-b", "aesthetic-linear"} <= {
+        source["name"] for source in vbench["sources"]
+    }
 
 
 def test_a_script_can_require_something(made):
@@ -223,7 +248,8 @@ def test_backends_that_agree(compared):
         "c", "-", "1.000000", "RuntimeError: four channels",
     ]  # fmt: skip
     assert "scores    2 of 3 compared" in result.stdout
-    assert "apart     largest 2.0e-05, mean 1.0e-05, allowed 1.0e-04" in result.stdout
+    assert "apart     largest 2.0e-05, mean 1.0e-05, allowed 1.3e-04" in result.stdout
+    assert "relative  1.6e-05 of the largest score" in result.stdout
     assert result.stdout.endswith("they agree\n")
     assert compared[0][2]["seed"] == 0
 

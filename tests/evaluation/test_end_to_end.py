@@ -34,10 +34,10 @@ def test_a_lora_of_a_real_pipeline_is_evaluated_against_its_base(tmp_path, tiny)
     found = finish(evaluate("geneval", str(run), options))
     assert found.results["n_samples"]["scored"] == 6
     assert set(found.comparison["differences"]) == {"overall", *found.results["subtasks"]}
-    folders = [read_evaluation(where).pictures for where in (found.out, found.baseline)]
-    pictures = [sorted(folder.glob("*/samples/*.png")) for folder in folders]
+    one, other = (read_evaluation(where).media for where in (found.out, found.baseline))
     changed = [
-        np.any(np.asarray(Image.open(a)) != np.asarray(Image.open(b)))
-        for a, b in zip(*pictures, strict=True)
+        np.any(np.asarray(Image.open(one[key])) != np.asarray(Image.open(other[key])))
+        for key in one
     ]
+    assert len(changed) == 6
     assert all(changed)  # the LoRA was really loaded

@@ -131,6 +131,7 @@ class Brightness:
     """A dimension that is quick to judge: how bright the first pixel of the second frame is."""
 
     pooled = False
+    bt601 = False
     fingerprint = "brightness"
 
     def __init__(self, dimension):

@@ -1,19 +1,22 @@
 """The runner of the official package, with one that is made up in the place of it.
 
-The made-up package has the public one's class, arguments and result files. The public one itself,
-which needs CUDA and weights of some 10 GB, was not run.
+The made-up package has the public one's class, arguments and result files. With the public one,
+vbench 0.1.5 as `vipo eval setup vbench` installs it, the same was done by hand.
 """
 
 import json
-import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from vipo_cli.benchmarks.vbench import VBENCH
+from vipo_cli.benchmarks.vbench2 import VBENCH2
 from vipo_cli.errors import VipoError
 from vipo_cli.evaluation.vbench_runner import Official, find_python, run_official
+from vipo_cli.rewards.environments import ENVIRONMENTS, NOTE, interpreter
+from vipo_cli.rewards.worker import WORKERS
 from vipo_cli.run import finish
 
 PACKAGE = """
@@ -30,6 +33,7 @@ class VBench:
         with open(os.environ["CALLS"], "a") as calls:
             print(dimension, file=calls)
         print("judging", dimension, "with", os.path.basename(self.info), flush=True)
+        print("local", kwargs.get("local", local), os.environ.get("VBENCH_CACHE_DIR"))
         if dimension == "color":
             raise RuntimeError("no detectron2")
         if dimension == "scene":
@@ -44,7 +48,18 @@ class VBench:
 TORCH = """
 class cuda:
     is_available = staticmethod(lambda: False)
+class hub:
+    pass
 device = str
+"""
+LACKING = "import detectron2"
+OPENCV = """
+class VideoWriter:
+    def __init__(self, file, *_):
+        open(file, "w").close()
+    def write(self, frame): ...
+    def release(self): ...
+def VideoWriter_fourcc(*letters): ...
 """
 
 
@@ -52,9 +67,10 @@ device = str
 def official(tmp_path, monkeypatch):
     """Put a package and a torch that take no time to import in the interpreter's way."""
     site = tmp_path / "site"
-    for name, source in (("vbench", PACKAGE), ("torch", TORCH)):
+    for name, source in (("vbench", PACKAGE), ("torch", TORCH), ("cv2", OPENCV)):
         (site / name).mkdir(parents=True)
         (site / name / "__init__.py").write_text(source)
+    (site / "vbench" / "object_class.py").write_text(LACKING)
     monkeypatch.setenv("PYTHONPATH", str(site))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     (tmp_path / "calls").touch()
@@ -142,6 +158,34 @@ def test_one_that_is_stopped_is_ended_and_leaves_nothing_that_counts(
     assert [path.name for path in (out / "official").iterdir()] == ["scene"]
 
 
+def test_a_dimension_that_cannot_be_imported_is_not_begun(tmp_path, official, videos):
+    failed = run(official, videos, tmp_path / "out", "object_class")
+    assert failed["object_class"].startswith("ModuleNotFoundError: No module named 'detectron2'")
+    assert calls(tmp_path) == []
+
+
+def test_weights_and_device_are_handed_on(tmp_path, official, videos):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    log = tmp_path / "out/official/scene/log.txt"
+    run(official, videos, tmp_path / "out", "scene")
+    assert "local False None" in log.read_text()
+
+    own = Official(official.python, weights=weights, device="cpu")
+    run(own, videos, tmp_path / "out", "scene")
+    assert f"local True {weights}" in log.read_text()
+    assert calls(tmp_path) == ["scene", "scene"]  # by other weights is another judgement
+    assert run(Official(official.python, device="cuda"), videos, tmp_path / "out", "scene")
+    assert "AssertionError" in log.read_text()  # the made-up one wants a CPU
+
+
+def test_a_set_up_that_judges_wrongly_is_found_out(official):
+    command = [official.python, WORKERS / "serve.py", WORKERS / "vbench.py"]
+    said = subprocess.run(command, input='{"do": "hello"}\n', stdout=subprocess.PIPE, text=True)
+    error = json.loads(said.stdout)["error"]
+    assert error.startswith("RuntimeError: temporal_flickering of a clip is 0.5, where 0.96")
+
+
 def test_an_info_file_of_ones_own_is_handed_on(tmp_path, official, videos):
     own = tmp_path / "own.json"
     own.write_text("[]")
@@ -154,7 +198,26 @@ def test_the_interpreter_must_be_there(tmp_path, monkeypatch):
     assert find_python(VBENCH, sys.executable) == Path(sys.executable)
     with pytest.raises(VipoError, match="no program"):
         find_python(VBENCH, str(tmp_path / "python"))
-    with pytest.raises(VipoError, match="no interpreter") as caught:
+    with pytest.raises(VipoError, match="`vbench` is not set up") as caught:
         find_python(VBENCH, None)
+    assert "vipo eval setup vbench" in caught.value.hint
     assert "--python" in caught.value.hint
-    assert os.fspath(tmp_path) not in str(caught.value)
+    with pytest.raises(VipoError, match="can import `vbench2`") as caught:
+        find_python(VBENCH2, None)
+    assert "--python" in caught.value.hint
+
+
+def test_that_of_its_set_up_is_taken_and_shielded(tmp_path, official, videos, monkeypatch):
+    monkeypatch.setenv("VIPO_CACHE", str(tmp_path / "cache"))
+    folder = ENVIRONMENTS["vbench"].folder
+    interpreter(folder).parent.mkdir(parents=True)
+    interpreter(folder).symlink_to(sys.executable)
+    (folder / NOTE).write_text("{}")
+    python = find_python(VBENCH, None)
+    assert python == interpreter(folder)
+    assert find_python(VBENCH, sys.executable) == Path(sys.executable)  # one that is named wins
+
+    failed = run(Official(python), videos, tmp_path / "out", "scene")
+    assert (
+        "No module named" in failed["scene"]
+    )  # PYTHONPATH, where the made-up one lies, is not seen

@@ -15,6 +15,7 @@ from vipo_cli.rewards.parity import (
     Sample,
     agreement,
     agrees,
+    allowed,
     drawn_samples,
     parity_of,
     read_prompts,
@@ -40,10 +41,21 @@ def test_agreement_counts_what_only_one_could_judge():
 
 def test_agreeing_needs_every_picture_that_the_package_could_judge():
     assert agrees(agreement(np.array([1.0, 2.0]), np.array([1.0, 2.0])), 0)
-    assert not agrees(agreement(np.array([1.0]), np.array([1.5])), 0.4)
+    assert not agrees(agreement(np.array([1.0]), np.array([1.5])), 0.2)
     assert agrees(agreement(np.array([1.0, 1.0]), np.array([1.0, np.nan])), 0)
     assert not agrees(agreement(np.array([1.0, np.nan]), np.array([1.0, 1.0])), 0)
     assert not agrees(agreement(np.array([np.nan]), np.array([np.nan])), 1)
+
+
+def test_of_large_scores_a_share_is_allowed():
+    theirs = np.array([-20.0, 15.0])
+    found = agreement(theirs + 1e-4, theirs)
+    assert found["relative_difference"] == pytest.approx(5e-6)
+    assert allowed(found, 1e-5) == pytest.approx(2e-4)
+    assert agrees(found, 1e-5)
+    assert not agrees(found, 1e-6)
+    small = agreement(np.array([0.1, 0.2]), np.array([0.1, 0.2]))
+    assert allowed(small, 1e-5) == 1e-5
 
 
 def test_scores_that_hardly_differ_between_pictures_prove_nothing():
@@ -123,7 +135,7 @@ def test_both_backends_score_the_same_pictures(backends):
     assert last["failure"] == "OSError: cannot identify image file"
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert agrees(found, 0.002)
-    assert not agrees(found, 0.0005)
+    assert not agrees(found, 0.0002)
 
 
 def test_random_weights_are_written_by_the_package_and_removed(backends):

@@ -136,17 +136,38 @@ def read_judged(suite: Suite, folder: Path) -> tuple[Results, dict[str, str]]:
     measured: dict[str, Measured] = {}
     warnings: list[str] = []
     for backend in (NATIVELY, OFFICIAL):
-        place = folder / backend
-        files = [*sorted(place.glob(f"*{ENDING}")), *sorted(place.glob(f"*/*{ENDING}"))]
-        files = [file for file in files if not _hidden(file.relative_to(place))]  # unfinished
-        if not files:
-            continue
-        found = read_results(suite, files)
+        found = _by_backend(suite, folder, backend)
         measured |= found.measured
         warnings += found.warnings
         backends |= dict.fromkeys(found.measured, backend)
     ordered = {name: measured[name] for name in suite.names if name in measured}
     return Results(ordered, tuple(warnings)), backends
+
+
+def backends_apart(suite: Suite, folder: Path) -> dict[str, dict[str, Any]]:
+    """Return how far the two backends are apart in the dimensions that both of them judged."""
+    ours, theirs = (_by_backend(suite, folder, each).measured for each in (NATIVELY, OFFICIAL))
+    return {name: _apart(one, theirs[name]) for name, one in ours.items() if name in theirs}
+
+
+def _by_backend(suite: Suite, folder: Path, backend: str) -> Results:
+    """Read what one backend judged in an evaluation's folder, which may be nothing."""
+    place = folder / backend
+    files = [*sorted(place.glob(f"*{ENDING}")), *sorted(place.glob(f"*/*{ENDING}"))]
+    files = [file for file in files if not _hidden(file.relative_to(place))]  # unfinished
+    return read_results(suite, files) if files else Results({}, ())
+
+
+def _apart(native: Measured, official: Measured) -> dict[str, Any]:
+    ours, theirs = ({each.clip: each.value for each in one.results} for one in (native, official))
+    both = sorted(ours.keys() & theirs.keys())
+    return {
+        "clips": len(both),
+        "largest": max((abs(ours[clip] - theirs[clip]) for clip in both), default=None),
+        "value": abs(native.value - official.value),
+        "only_native": sorted(ours.keys() - theirs.keys()),
+        "only_official": sorted(theirs.keys() - ours.keys()),
+    }
 
 
 def write_results(

@@ -2,7 +2,9 @@
 
 Each prepares frames as the public implementation does, oddities included: tensors are scaled
 without a low-pass filter, and only appearance_style goes through Pillow. DINO sees whole frames,
-CLIP their centre. All is in float32, where that implementation runs CLIP in half precision on GPUs.
+CLIP their centre. All is in float32, where that implementation runs CLIP in half precision on GPUs
+and rounds its weights to it everywhere; OpenAI's are that round already. Frames are those of
+decord, but for temporal_flickering OpenCV's, which does not heed that a clip's colours are BT.709.
 """
 
 import math
@@ -55,6 +57,11 @@ class Scorer(Protocol):
         """Tell whether the dimension is the mean over all frames, not over clips."""
         ...
 
+    @property
+    def bt601(self) -> bool:
+        """Tell whether it takes the colours of all clips for BT.601."""
+        ...
+
     def score(self, frames: Frames, asked: Mapping[str, Any]) -> Judged:
         """Judge a clip that was made for a prompt.
 
@@ -64,13 +71,13 @@ class Scorer(Protocol):
         ...
 
 
-def frames_of(data: bytes) -> Frames:
-    """Decode all frames of a clip.
+def frames_of(data: bytes, *, bt601: bool = False) -> Frames:
+    """Decode all frames of a clip, heeding what it says of its colours or not.
 
     Raises:
         DataError: it is broken, or has a single frame.
     """
-    frames = np.stack([np.asarray(frame) for frame in read_frames(data)])
+    frames = np.stack([np.asarray(frame) for frame in read_frames(data, bt601=bt601)])
     if len(frames) < 2:
         raise DataError("a clip of one frame, where two are needed")
     return frames
@@ -81,8 +88,9 @@ class TemporalFlickering:
     """How little neighbouring frames differ: (255 - mean absolute difference) / 255."""
 
     dimension: str = "temporal_flickering"
-    fingerprint: str = "temporal_flickering-1"
+    fingerprint: str = "temporal_flickering-2"
     pooled: bool = False
+    bt601: bool = True
 
     def score(self, frames: Frames, asked: Mapping[str, Any]) -> Judged:  # noqa: ARG002
         """Judge a clip by its pixels."""
@@ -106,6 +114,7 @@ class Consistency:
     fingerprint: str
     embed: Any
     pooled: bool = True
+    bt601: bool = False
 
     def score(self, frames: Frames, asked: Mapping[str, Any]) -> Judged:  # noqa: ARG002
         """Judge a clip by the embeddings of its frames."""
@@ -127,6 +136,7 @@ class AestheticQuality:
     head: Any
     dimension: str = "aesthetic_quality"
     pooled: bool = False
+    bt601: bool = False
 
     def score(self, frames: Frames, asked: Mapping[str, Any]) -> Judged:  # noqa: ARG002
         """Judge a clip by the mean over its frames."""
@@ -143,6 +153,7 @@ class AppearanceStyle:
     scale: float
     dimension: str = "appearance_style"
     pooled: bool = True
+    bt601: bool = False
 
     def score(self, frames: Frames, asked: Mapping[str, Any]) -> Judged:
         """Judge a clip by the mean over its frames."""

@@ -114,10 +114,17 @@ class Wanted:
         return options
 
 
-def taking_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `Wanted`, one by one; it gets them together as `wanted`."""
-    shared = {each.name: each for each in fields(Wanted) if each.init}
-    hints = get_type_hints(Wanted, include_extras=True)
+def taking_options(
+    command: Callable[..., None], options: type[Any] = Wanted
+) -> Callable[..., None]:
+    """Give a command shared options, one by one; it gets them together as `wanted`.
+
+    Args:
+        command: has a parameter `wanted`.
+        options: a dataclass; its fields that are set on creation are the options.
+    """
+    shared = {each.name: each for each in fields(options) if each.init}
+    hints = get_type_hints(options, include_extras=True)
     own = get_type_hints(command, include_extras=True)
     parameters = [
         parameter
@@ -126,7 +133,7 @@ def taking_options(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     def with_options(**given: Any) -> None:
-        wanted = Wanted(**{name: given.pop(name) for name in shared})
+        wanted = options(**{name: given.pop(name) for name in shared})
         command(**given, wanted=wanted)
 
     keyword = inspect.Parameter.KEYWORD_ONLY

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any, Literal
 
 import typer
@@ -29,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def setup(
     name: Annotated[
         str | None,
-        typer.Argument(help="Package, or the reward that it is for.", show_default="list them"),
+        typer.Argument(help="Package, or what it is for.", show_default="list them"),
     ] = None,
     python: Annotated[
         str | None,
@@ -49,7 +50,12 @@ def setup(
     quiet: Quiet = False,
 ) -> None:
     """Make the environment of an upstream package, for `--set backend=official`."""
-    from vipo_cli.rewards.environments import ENVIRONMENTS, find_environment, set_up
+    from vipo_cli.rewards.environments import (
+        ENVIRONMENTS,
+        find_environment,
+        interpreter,
+        set_up,
+    )
     from vipo_cli.weights import size
 
     output = Output(json=json, quiet=quiet)
@@ -80,7 +86,13 @@ def setup(
         f"runs on  Python {found['python']}, torch {found['versions']['torch']}",
     ]
     output.result(document, "\n".join(lines), [str(environment.folder)])
-    output.note(f"\ncompare it with vipo's own: vipo eval parity {environment.rewards[-1]}")
+    for text in (environment.terms, *environment.notes):
+        if text:
+            output.note(f"\n{text}".replace("PYTHON", str(interpreter(environment.folder))))
+    for reward in environment.rewards[-1:]:
+        output.note(f"\ncompare it with vipo's own: vipo eval parity {reward}")
+    for benchmark in environment.benchmarks:
+        output.note(f"\nlet it judge: vipo eval {benchmark} TARGET --backend official")
 
 
 def doctor(
@@ -132,7 +144,7 @@ def parity(
         float | None,
         typer.Option(
             min=0,
-            help="Exit with status 3 above this difference.",
+            help="Exit with status 3 above this difference; of scores above 1, this share.",
             show_default="1e-5; 1e-3 on a GPU or below fp32",
         ),
     ] = None,
@@ -190,6 +202,9 @@ def doctor_table(found: Mapping[str, Any]) -> str:
             for row in found["prompts"]
         ),
     ]
+    for row in [*found["rewards"], *found["benchmarks"]]:
+        if row["official"] and (terms := row["official"]["terms"]):
+            lines += ["", *wrap(f"official backend of {row['name']}: {terms}", 80)]
     wanted: dict[str, list[str]] = {}
     about: dict[str, str] = {}
     for row in [*found["rewards"], *found["benchmarks"]]:
@@ -212,6 +227,8 @@ def _official(state: Mapping[str, Any] | None) -> str:
 
 def parity_table(found: Mapping[str, Any]) -> str:
     """Lay a comparison of backends out for people, 80 columns wide at most."""
+    from vipo_cli.rewards.parity import allowed
+
     official, native = found["official"], found["native"]
     lines = [f"{'picture':18}  {'official':>11}  {'native':>11}  difference"]
     lines += [
@@ -229,7 +246,9 @@ def parity_table(found: Mapping[str, Any]) -> str:
         f"scores    {found['compared']} of {found['n']} compared, "
         f"standard deviation {_short(found['standard_deviation'])}",
         f"apart     largest {_short(found['largest_difference'])}, "
-        f"mean {_short(found['mean_difference'])}, allowed {found['tolerance']:.1e}",
+        f"mean {_short(found['mean_difference'])}, "
+        f"allowed {allowed(found, found['tolerance']):.1e}",
+        f"relative  {_short(found['relative_difference'])} of the largest score",
         "they agree" if found["agree"] else "they do NOT agree",
     ])  # fmt: skip
 
@@ -246,4 +265,4 @@ def _summary(environment: Any) -> str:
     from vipo_cli.rewards.environments import ready
 
     state = "ready" if ready(environment) else "not set up"
-    return f"{state}; official backend of {', '.join(environment.rewards)}"
+    return f"{state}; official backend of {', '.join(environment.serves)}"

@@ -3,14 +3,25 @@
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vipo_cli.cli.eval_options import Guidance, Model, Out, Precision, Prompts, Steps
+from vipo_cli.cli.eval_options import (
+    Guidance,
+    Model,
+    Out,
+    Precision,
+    Processes,
+    Prompts,
+    Steps,
+    taking_options,
+)
 from vipo_cli.cli.output import Json, Output, Quiet
 from vipo_cli.errors import Interrupted, VipoError
+from vipo_cli.training.launch import is_main_process, launch, must_launch
 
 if TYPE_CHECKING:
     from vipo_cli.benchmarks.vbench_suite import Suite
@@ -36,13 +47,17 @@ Dimension = Annotated[
     list[str] | None,
     typer.Option(help="Only this dimension; may be given again.", show_default="all"),
 ]
+Judge = Literal["native", "official", "none"]
 Backend = Annotated[
-    Literal["native", "official", "none"],
+    Judge,
     typer.Option(help="Who judges: vipo, the official package, or nobody: only make clips."),
 ]
 Python = Annotated[
     str | None,
-    typer.Option(help="Interpreter that can import the official package.", show_default=False),
+    typer.Option(
+        help="Interpreter that can import the official package.",
+        show_default="that of vipo eval setup",
+    ),
 ]
 Info = Annotated[
     Path | None,
@@ -50,7 +65,10 @@ Info = Annotated[
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="Folder of the judging models.", show_default="the hub's cache"),
+    typer.Option(
+        help="Folder of the judging models; of the official package, laid out as its cache.",
+        show_default="the hub's cache, or the package's",
+    ),
 ]
 DeviceName = Annotated[str, typer.Option("--device", help="Where to judge.")]
 Quirks = Annotated[
@@ -71,93 +89,80 @@ Partial = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line says about an evaluation of clips beside its target and its judge."""
+
+    dimension: Dimension = None
+    python: Python = None
+    info: Info = None
+    prompts: Prompts = None
+    fps: Fps = None
+    seed: Seed = 0
+    steps: Steps = None
+    guidance: Guidance = None
+    batch_size: BatchSize = None
+    precision: Precision = "fp32"
+    official_quirks: Quirks = False
+    model: Model = None
+    out: Out = None
+    processes: Processes = None
+    allow_partial: Partial = False
+    json: Json = False
+    quiet: Quiet = False
+
+    def options(
+        self, backend: Judge, weights: Path | None = None, device: str = "auto"
+    ) -> "Options":
+        """Return what the engine is told; weights and device are those of the judge."""
+        from vipo_cli.evaluation.vbench import Options
+
+        same = {field.name for field in fields(self)} & {field.name for field in fields(Options)}
+        return Options(
+            **{name: getattr(self, name) for name in same},
+            dimensions=tuple(self.dimension or ()),
+            backend=backend,
+            weights=weights,
+            device=device,
+            frames_per_second=self.fps,
+        )
+
+
 def vbench(
+    wanted: Wanted,
     target: Targets = None,
     from_results: FromResults = None,
-    dimension: Dimension = None,
     backend: Backend = "native",
-    python: Python = None,
-    info: Info = None,
-    prompts: Prompts = None,
     weights: Weights = None,
     device: DeviceName = "auto",
-    fps: Fps = None,
-    seed: Seed = 0,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    batch_size: BatchSize = None,
-    precision: Precision = "fp32",
-    official_quirks: Quirks = False,
-    model: Model = None,
-    out: Out = None,
-    allow_partial: Partial = False,
-    json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Evaluate a video model on VBench: sixteen dimensions, five of them natively.
 
     There is a total only when no dimension is missing.
     """
     from vipo_cli.benchmarks.vbench import VBENCH
-    from vipo_cli.evaluation.vbench import Options
 
-    options = Options(
-        info, tuple(dimension or ()), prompts, backend, python, weights, device, seed, steps,
-        guidance, batch_size, precision, fps, official_quirks,
-    )  # fmt: skip
-    output = Output(json=json, quiet=quiet)
-    _show(
-        output,
-        VBENCH,
-        _run(output, VBENCH, target, from_results, options, model, out),
-        allow_partial,
-    )
+    _run(VBENCH, target, from_results, wanted, wanted.options(backend, weights, device))
 
 
 def vbench2(
+    wanted: Wanted,
     target: Targets = None,
     from_results: FromResults = None,
-    dimension: Dimension = None,
     backend: Backend = "official",
-    python: Python = None,
-    info: Info = None,
-    prompts: Prompts = None,
-    fps: Fps = None,
-    seed: Seed = 0,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    batch_size: BatchSize = None,
-    precision: Precision = "fp32",
-    official_quirks: Quirks = False,
-    model: Model = None,
-    out: Out = None,
-    allow_partial: Partial = False,
-    json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Evaluate a video model on VBench-2.0: eighteen dimensions in five categories.
 
     All of them are judged by the official package. There is a total only when none is missing.
     """
     from vipo_cli.benchmarks.vbench2 import VBENCH2
-    from vipo_cli.evaluation.vbench import Options
 
-    options = Options(
-        info, tuple(dimension or ()), prompts, backend, python, None, "auto", seed, steps,
-        guidance, batch_size, precision, fps, official_quirks,
-    )  # fmt: skip
-    output = Output(json=json, quiet=quiet)
-    _show(
-        output,
-        VBENCH2,
-        _run(output, VBENCH2, target, from_results, options, model, out),
-        allow_partial,
-    )
+    _run(VBENCH2, target, from_results, wanted, wanted.options(backend))
 
 
 EPILOGS = {
     "vbench": "Examples: vipo eval vbench --from-results evaluation_results/ | "
-    "vipo eval vbench runs/my-run --backend official --python ~/vbench/bin/python",
+    "vipo eval vbench runs/my-run --backend official --dimension motion_smoothness",
     "vbench2": "Examples: vipo eval vbench2 --from-results evaluation_results.zip | "
     "vipo eval vbench2 clips/ --python ~/vbench2/bin/python --dimension Human_Identity",
 }
@@ -167,35 +172,47 @@ COMMANDS: dict[str, Callable[..., None]] = {"vbench": vbench, "vbench2": vbench2
 def register(app: typer.Typer) -> None:
     """Add both commands to `vipo eval`."""
     for name, command in COMMANDS.items():
-        app.command(name=name, epilog=EPILOGS[name])(command)
+        app.command(name=name, epilog=EPILOGS[name])(taking_options(command, Wanted))
 
 
 def _run(
-    output: Output,
     suite: "Suite",
     targets: list[str] | None,
     places: list[Path] | None,
+    wanted: Wanted,
     options: "Options",
-    model: str | None,
-    out: Path | None,
-) -> "Outcome":
+) -> None:
+    """Evaluate, or add official results up, and show what came of it."""
     from vipo_cli.evaluation.vbench import evaluate, from_results
 
+    output = Output(json=wanted.json, quiet=wanted.quiet, mute=not is_main_process())
     named = targets or []
     if places:  # more files may follow the first without the option's name
         found = [*places, *map(Path, named)]
-        return from_results(suite, found, official_quirks=options.official_quirks, out=out)
+        quirks = wanted.official_quirks
+        outcome = from_results(suite, found, official_quirks=quirks, out=wanted.out)
+        _show(output, suite, outcome, wanted.allow_partial)
+        return
     if len(named) != 1:
         raise VipoError(
             "name one target" if named else "nothing to evaluate",
             hint=f"vipo eval {suite.name} TARGET, or vipo eval {suite.name} --from-results FOLDER",
         )
+    if must_launch(wanted.processes):
+        launch(wanted.processes or 1, sys.argv[1:])
+        return
+    from vipo_cli.building.team import join_team
+
+    team = join_team()
     try:
-        return output.follow(evaluate(suite, named[0], options, model=model, out=out))
+        work = evaluate(suite, named[0], options, model=wanted.model, out=wanted.out, team=team)
+        judged = output.follow(work)
     except KeyboardInterrupt as stop:
         raise Interrupted(
             "interrupted; what is finished is kept", hint=f"continue with: {_command()}"
         ) from stop
+    if judged is not None:
+        _show(output, suite, judged, wanted.allow_partial)
 
 
 def _command() -> str:
@@ -210,6 +227,8 @@ def _show(output: Output, suite: "Suite", outcome: "Outcome", allow_partial: boo
     output.result(results | {"out": outcome.out}, results_table(suite, results), identifiers)
     for warning in results["warnings"]:
         output.warn(warning)
+    for name, apart in results.get("backends_apart", {}).items():
+        output.note(_agreement(name, apart))
     if outcome.out is not None:
         from vipo_cli.reporting.html import write_report
 
@@ -220,6 +239,17 @@ def _show(output: Output, suite: "Suite", outcome: "Outcome", allow_partial: boo
             hint="add what is missing and run the same command again, or accept it as it is with "
             "--allow-partial",
         )
+
+
+def _agreement(name: str, apart: dict[str, Any]) -> str:
+    """Say how far vipo and the official package are apart."""
+    found = [f"{apart['clips']} clips"]
+    if apart["largest"] is not None:
+        found.append(f"at most {apart['largest']:.1e} apart")
+    for key, who in (("only_native", "vipo"), ("only_official", "the official package")):
+        if apart[key]:
+            found.append(f"{len(apart[key])} more judged by {who} alone")
+    return f"{name} judged by both backends: {', '.join(found)}"
 
 
 def results_table(suite: "Suite", results: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from vipo_cli.evaluation.target import Target
 from vipo_cli.models import family_of
 from vipo_cli.models.draw import drawer, frame_rate
 from vipo_cli.models.sample import fitting_batch_size
-from vipo_cli.run import Progress, Work, writing
+from vipo_cli.run import ALONE, Progress, Team, Work, writing
 
 CLIPS = "clips"
 LIST = "clips.jsonl"
@@ -65,8 +65,9 @@ def generate_clips(
     out: Path,
     *,
     frames_per_second: float | None = None,
+    team: Team = ALONE,
 ) -> Work[int]:
-    """Draw the clips that are missing; return how many were drawn.
+    """Draw the clips that are missing, of a team's this process's share; return how many.
 
     A clip appears whole or not at all, and is kept. Batches are cut the same way every time and one
     that lacks a clip is drawn again whole, so that what was interrupted equals what was not.
@@ -78,6 +79,7 @@ def generate_clips(
         sampling: how; the number of media for a prompt is the suite's.
         out: the folder in which `clips/` and `clips.jsonl` appear.
         frames_per_second: of the files; None is the family's.
+        team: the processes that share the work.
 
     Raises:
         DataError: a prompt that cannot be part of a file's name.
@@ -87,7 +89,8 @@ def generate_clips(
     clips = list_clips(suite, prompts, sampling.seed)
     folder = out / CLIPS
     missing = {clip for clip in clips if not _is_there(folder / clip.name)}
-    _write_list(out / LIST, clips)
+    if team.leads:
+        _write_list(out / LIST, clips)
     if not missing:
         return 0
     require_av()
@@ -103,9 +106,10 @@ def generate_clips(
         )
     rate = frames_per_second or frame_rate(family)
     draw = drawer(family, steps=sampling.steps, guidance=sampling.guidance)
-    done = len(clips) - len(missing)
+    done, made = len(clips) - len(missing), 0
     yield Progress("generate", done, len(clips))
-    for batch in batches(clips, sampling.batch_size or fitting_batch_size(family.size)):
+    cut = batches(clips, sampling.batch_size or fitting_batch_size(family.size))
+    for batch in (batch for number, batch in enumerate(cut) if team.mine(number)):
         if missing.isdisjoint(batch):
             continue
         drawn = draw([clip.prompt for clip in batch], [clip.seed for clip in batch])
@@ -113,9 +117,9 @@ def generate_clips(
             if clip in missing:
                 with writing(folder / clip.name) as temporary:
                     temporary.write_bytes(encode_mp4(pixels, rate))
-                done += 1
-        yield Progress("generate", done, len(clips))
-    return len(missing)
+                made += 1
+        yield Progress("generate", min(done + made * team.count, len(clips)), len(clips))
+    return made
 
 
 def _check_names(clips: Sequence[Clip]) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 from vipo_cli.benchmarks import prompt_sets, tasks
 from vipo_cli.errors import UnknownName, VipoError
 from vipo_cli.rewards import rewards
-from vipo_cli.rewards.environments import Environment, find_environment, ready
-from vipo_cli.rewards.official import officials
+from vipo_cli.rewards.environments import ENVIRONMENTS, Environment, find_environment, ready
 from vipo_cli.weights import SOURCES, Source, command, is_here, without_fetching
 
 
@@ -88,7 +87,7 @@ REWARDS: dict[str, Needs] = {
     "videoscore-text": Needs(VIDEOSCORE),
     "videoscore-visual": Needs(VIDEOSCORE),
     "vlm-judge": Needs(),
-    "vqascore": Needs(("qwen3-vl-8b",)),
+    "vqascore": Needs(("clip-flant5-xxl",)),
 }
 BENCHMARKS: dict[str, Needs] = {
     "cvtg-2k": Needs(package=PADDLE, prompts="cvtg-2k", licence="unknown"),
@@ -97,6 +96,15 @@ BENCHMARKS: dict[str, Needs] = {
     "geneval2": Needs(("qwen3-vl-8b",), prompts="geneval2", licence="CC-BY-NC-4.0"),
     "shapes-motion": Needs(prompts="shapes-motion"),
 }
+SUITES: dict[str, Needs] = {
+    "vbench": Needs(
+        ("dino-b16", "clip-b", "clip-b-tokenizer", "clip-l", "aesthetic-linear"),
+        prompts="vbench",
+        licence="Apache-2.0",
+    ),
+    "vbench2": Needs(prompts="vbench2", licence="Apache-2.0"),
+}
+"""Benchmarks with a command of their own; the weights are those of what vipo judges itself."""
 OWN = "Apache-2.0"
 """Licence of what vipo brings itself."""
 
@@ -106,7 +114,10 @@ def examine() -> dict[str, Any]:
     with without_fetching():
         return {
             "rewards": [_row(name, REWARDS.get(name)) for name in rewards.names()],
-            "benchmarks": [_row(name, BENCHMARKS.get(name)) for name in tasks.names()],
+            "benchmarks": [
+                *(_row(name, BENCHMARKS.get(name)) for name in tasks.names()),
+                *(_row(name, needs) for name, needs in SUITES.items()),
+            ],
             "prompts": [_prompts(name) for name in prompt_sets.names()],
         }
 
@@ -136,7 +147,9 @@ def _row(name: str, needs: Needs | None) -> dict[str, Any]:
         "sources": [] if needs is None else [_source(SOURCES[each]) for each in needs.sources],
         "to_fetch": sum(each["bytes"] for each in missing),
         "missing": missing,
-        "official": _official(find_environment(name)) if name in officials else None,
+        "official": next(
+            (_official(each) for each in ENVIRONMENTS.values() if name in each.serves), None
+        ),
     }
 
 
@@ -170,6 +183,7 @@ def _official(environment: Environment) -> dict[str, Any]:
         "environment": environment.name,
         "ready": known is not None,
         "licence": environment.licence,
+        "terms": environment.terms,
         "bytes": known["bytes"] if known else environment.bytes,
         "version": known["version"] if known else None,
         "next": f"vipo eval setup {environment.name}",
@@ -192,4 +206,4 @@ def _prompts(name: str) -> dict[str, Any]:
     return {"name": name, "ready": True, "prompts": count, "next": ""}
 
 
-__all__ = ["BENCHMARKS", "REWARDS", "Needs", "Package", "examine", "is_ready"]
+__all__ = ["BENCHMARKS", "REWARDS", "SUITES", "Needs", "Package", "examine", "is_ready"]

@@ -22,6 +22,7 @@ from vipo_cli.benchmarks.vbench_files import (
     OFFICIAL,
     OFFICIAL_DEPTH,
     Results,
+    backends_apart,
     read_judged,
     read_results,
     write_results,
@@ -40,12 +41,15 @@ from vipo_cli.evaluation.vbench_runner import (
     Official,
     find_python,
     folder_of,
+    packaged_info,
     run_official,
 )
 from vipo_cli.evaluation.vbench_totals import aggregate
 from vipo_cli.media import content_hash
 from vipo_cli.run import (
+    ALONE,
     Progress,
+    Team,
     Work,
     append_line,
     end_last_line,
@@ -75,9 +79,9 @@ class Options:
         dimensions: only these; none: all that the backend can judge.
         prompts: only so many prompts of each kind.
         backend: who judges; `none` only makes clips.
-        python: the interpreter of the official package.
-        weights: folder of the native dimensions' models.
-        device: where the native dimensions are judged.
+        python: the interpreter of the official package, instead of that of its set-up.
+        weights: folder of the judging models, laid out as whoever judges has it.
+        device: where clips are judged.
         seed, steps, guidance, batch_size, precision: how clips are drawn.
         frames_per_second: of the clips that are made.
         official_quirks: take missing dimensions for zeros.
@@ -155,8 +159,11 @@ def evaluate(
     *,
     model: str | None = None,
     out: Path | None = None,
-) -> Work[Outcome]:
+    team: Team = ALONE,
+) -> Work[Outcome | None]:
     """Evaluate a model, or clips that are finished, continuing what was begun in the same folder.
+
+    A team draws together; who leads it judges, and the others return None.
 
     Raises:
         DataError, MissingWeights: the info file is not what it should be, or not here.
@@ -172,17 +179,28 @@ def evaluate(
     sampling = None if found is None else _sampling(found, options)
     label = found.label if found is not None else Path(target).resolve().name
     out = out or _default_out(suite, found, label)
-    _claim(out, _manifest(suite, label, found, finished, prompts, sampling, options))
+    if team.leads:
+        _claim(out, _manifest(suite, label, found, finished, prompts, sampling, options))
+    team.wait()
     started, drawn = perf_counter(), 0
     if found is not None and sampling is not None:
         drawn = yield from generate_clips(
-            found, suite, prompts, sampling, out, frames_per_second=options.frames_per_second
+            found,
+            suite,
+            prompts,
+            sampling,
+            out,
+            frames_per_second=options.frames_per_second,
+            team=team,
         )
+    team.wait()
+    if not team.leads:
+        return None
     generated = perf_counter()
     videos = finished or out / CLIPS
     failed: dict[str, str] = {}
     if python is not None:
-        official = Official(python, options.info)
+        official = Official(python, options.info, options.weights, options.device)
         failed |= yield from run_official(suite, official, videos, dimensions, out)
     elif options.backend == "native":
         failed |= yield from judge(suite, prompts, videos, dimensions, out, options)
@@ -264,7 +282,7 @@ def _judge(
 def _verdict(scorer: Scorer, data: bytes, prompt: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is said of a clip; one that cannot be judged has no value, and is tried again."""
     try:
-        judged = scorer.score(frames_of(data), prompt)
+        judged = scorer.score(frames_of(data, bt601=scorer.bt601), prompt)
     except (DataError, ValueError, RuntimeError) as error:
         return {"value": None, "reason": f"{type(error).__name__}: {error}"}
     if not np.isfinite(judged.value):
@@ -278,6 +296,7 @@ def _collect(suite: Suite, out: Path, label: str, official_quirks: bool) -> dict
     results = aggregate(
         suite, found, model=label, backends=backends, official_quirks=official_quirks
     )
+    results["backends_apart"] = backends_apart(suite, out)
     if not found.measured:
         results["status"] = "error"
     return results
@@ -302,7 +321,7 @@ def _clips_of(
 
 def _prompts(suite: Suite, options: Options) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the prompts, and in what they are less than the benchmark's."""
-    file = find_info(suite, options.info)
+    file = find_info(suite, options.info or packaged_info(suite))
     prompts = read_info(suite, file)
     others = differences(suite, prompts)[:1]
     partly = [f"these are not the prompts of {suite.title}: {text}" for text in others]
@@ -333,7 +352,7 @@ def _dimensions(suite: Suite, options: Options) -> tuple[str, ...]:
     if foreign := [name for name in options.dimensions if name not in own]:
         raise VipoError(
             f"`{foreign[0]}` is not judged without the official package",
-            hint=f"natively: {', '.join(own)}; all others: --backend official --python PYTHON",
+            hint=f"natively: {', '.join(own)}; all others: --backend official",
         )
     return options.dimensions or own
 
@@ -421,8 +440,10 @@ def _lacks(
     found = [*partly, *(f"{name} was not judged: {why}" for name, why in failed.items())]
     if failures:
         found.append(f"{failures} clips could not be judged; see {NATIVELY}/*.jsonl")
-    own = results["subtasks"].get("temporal_flickering", {}).get("backend") == NATIVELY
-    if own and not (videos / "temporal_flickering").is_dir():
+    if (
+        "temporal_flickering" in results["subtasks"]
+        and not (videos / "temporal_flickering").is_dir()
+    ):
         found.append(UNFILTERED)
     return found
 

@@ -23,12 +23,7 @@ from vipo_cli.rewards.words import read_clip_words
 from vipo_cli.run import fingerprint
 from vipo_cli.weights import SOURCES, File, Source, content, find, is_here, read_tensors
 
-DINO = Source(
-    "dino-b16",
-    "facebook/dino-vitb16",
-    (File("config.json", 500), File(WEIGHTS, 343_000_000)),
-    "Apache-2.0",
-)
+DINO = SOURCES["dino-b16"]
 DINO_PICKLE = Source(
     "dino-b16",
     "facebook/dino-vitb16",
@@ -122,7 +117,7 @@ def _dino(place: str | None, device: str) -> tuple[Path, Any]:
 
     source = DINO_PICKLE if is_here(DINO_PICKLE, place) and not is_here(DINO, place) else DINO
     files = find(source, place)
-    file = files[source.files[1].name]
+    (file,) = (place for name, place in files.items() if name != "config.json")
     try:
         config = ViTConfig.from_json_file(str(files["config.json"]))
     except (OSError, ValueError, TypeError) as error:

@@ -9,6 +9,7 @@ A dimension whose results are there for these very clips is not run again.
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,8 @@ from vipo_cli.benchmarks.vbench_files import ENDING, OFFICIAL
 from vipo_cli.benchmarks.vbench_suite import Suite
 from vipo_cli.errors import VipoError
 from vipo_cli.rewards.environments import ENVIRONMENTS, interpreter, ready
-from vipo_cli.run import Progress, Work, fingerprint, write_json
+from vipo_cli.rewards.worker import WORKERS
+from vipo_cli.run import Progress, Work, cache_home, fingerprint, write_json
 
 RESULTS = f"results{ENDING}"
 REQUEST = "request.json"
@@ -31,24 +33,8 @@ LOG = "log.txt"
 POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 10.0
 """How long a run that is stopped may take to end by itself."""
-
-DRIVER = """
-import importlib, json, os, sys
-request = json.loads(sys.argv[1])
-package = importlib.import_module(request["package"])
-import torch
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-info = request["info"] or os.path.join(os.path.dirname(package.__file__), request["info_name"])
-judge = getattr(package, request["runner"])(device, info, request["output"])
-judge.evaluate(
-    videos_path=request["videos"],
-    name="results",
-    dimension_list=[request["dimension"]],
-    mode="vbench_standard",
-    imaging_quality_preprocessing_mode="longer",
-)
-"""
-"""What the interpreter is given to run; the defaults are those of the package's own script."""
+PICKLES = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+"""Lets torch read what it read when the package was written: AMT's checkpoint is a whole pickle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +44,14 @@ class Official:
     Attributes:
         python: an interpreter that can import it.
         info: an info file instead of the package's own.
+        weights: a folder laid out as the package's cache, which is used instead of it.
+        device: where to run; auto: on a GPU if there is one.
     """
 
     python: Path
     info: Path | None = None
+    weights: Path | None = None
+    device: str = "auto"
 
 
 def find_python(suite: Suite, python: str | None) -> Path:
@@ -70,19 +60,34 @@ def find_python(suite: Suite, python: str | None) -> Path:
     Raises:
         VipoError: there is none.
     """
-    if python is None:
-        environment = ENVIRONMENTS.get(suite.package)
-        if environment is not None and ready(environment) is not None:
-            return interpreter(environment.folder)
+    if python is not None:
+        found = shutil.which(python)
+        if found is None:
+            raise VipoError(f"`{python}` is no program that can be run")
+        return Path(found)
+    environment = ENVIRONMENTS.get(suite.package)
+    if environment is None:
         raise VipoError(
             f"no interpreter that can import `{suite.package}`",
             hint=f"name one: --python /path/to/{suite.package}-environment/bin/python; how to make "
             "such an environment says github.com/Vchitect/VBench",
         )
-    found = shutil.which(python)
-    if found is None:
-        raise VipoError(f"`{python}` is no program that can be run")
-    return Path(found)
+    if ready(environment) is None:
+        raise VipoError(
+            f"the official package `{environment.name}` is not set up on this machine",
+            hint=f"vipo eval setup {environment.name}; or name an interpreter that can import it: "
+            "--python PYTHON",
+        )
+    return interpreter(environment.folder)
+
+
+def packaged_info(suite: Suite) -> Path | None:
+    """Return the info file of the package that was set up, if it was."""
+    environment = ENVIRONMENTS.get(suite.package)
+    if environment is None or ready(environment) is None:
+        return None
+    name = f"site-packages/{suite.package}/{suite.info.files[0]}"
+    return next(environment.folder.glob(f"lib/python*/{name}"), None)
 
 
 def run_official(
@@ -112,8 +117,10 @@ def run_official(
             "runner": suite.runner,
             "info": None if official.info is None else str(official.info.resolve()),
             "info_name": suite.info.files[0],
+            "weights": None if official.weights is None else str(official.weights.resolve()),
             "videos": str(clips.resolve()),
             "dimension": name,
+            "device": official.device,
         }
         asked = {"request": request, "clips": _listing(clips)}
         if _is_done(folder, name, asked):
@@ -161,14 +168,21 @@ def _run(
     begun = folder.with_name(f".{name}.begun")
     shutil.rmtree(begun, ignore_errors=True)
     begun.mkdir(parents=True)
-    command = [str(python), "-c", DRIVER, json.dumps(request | {"output": str(begun.resolve())})]
+    asked = json.dumps(request | {"output": str(begun.resolve())})
+    alone = ["-I"] * python.is_relative_to(cache_home())  # one of a user's own may need PYTHONPATH
+    command = [str(python), *alone, str(WORKERS / "serve.py"), str(WORKERS / "vbench.py"), asked]
     started = monotonic()
     with (begun / LOG).open("wb") as log:
-        log.write(f"$ {python} -c ... {json.dumps(request)}\n".encode())
+        log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
         try:
             process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | PICKLES,
+                start_new_session=True,
             )
         except OSError as error:
             raise VipoError(f"cannot run `{python}`: {error.strerror}") from error

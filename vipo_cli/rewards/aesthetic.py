@@ -11,21 +11,29 @@ from vipo_cli.rewards import Reward
 from vipo_cli.rewards.clip import WEIGHTS, OpenaiClip, openai_clip
 from vipo_cli.rewards.cosine import embed_pictures
 from vipo_cli.rewards.imagereward import linear_head
-from vipo_cli.rewards.options import Batch, Device, Dtype, Place, filled
+from vipo_cli.rewards.options import Device, Dtype, FittingBatch, Place, filled, fitting
 from vipo_cli.rewards.pixels import batches
 from vipo_cli.run import fingerprint
 from vipo_cli.weights import SOURCES, content, find_all, is_here, read_tensors
 
 
 def aesthetic(
-    *, path: Place = None, batch_size: Batch = 32, device: Device = "auto", dtype: Dtype = "fp32"
+    *,
+    path: Place = None,
+    batch_size: FittingBatch = None,
+    device: Device = "auto",
+    dtype: Dtype = "fp32",
 ) -> Reward:
     """Aesthetic score, improved predictor `sac+logos+ava1-l14-linearMSE`; mostly 4 to 7."""
     return _aesthetic("aesthetic", path, batch_size, device, dtype)
 
 
 def aesthetic_linear(
-    *, path: Place = None, batch_size: Batch = 32, device: Device = "auto", dtype: Dtype = "fp32"
+    *,
+    path: Place = None,
+    batch_size: FittingBatch = None,
+    device: Device = "auto",
+    dtype: Dtype = "fp32",
 ) -> Reward:
     """Aesthetic score, LAION's linear predictor `sa_0_4_vit_l_14_linear`; mostly 4 to 7."""
     return _aesthetic("aesthetic-linear", path, batch_size, device, dtype)
@@ -58,7 +66,9 @@ class AestheticReward:
         return scores
 
 
-def _aesthetic(name: str, path: str | None, batch_size: int, device: str, dtype: str) -> Reward:
+def _aesthetic(
+    name: str, path: str | None, batch_size: int | None, device: str, dtype: str
+) -> Reward:
     files, *_ = find_all((name, "clip-l", "clip-l-tokenizer"), path)
     checkpoint = next(iter(files.values()))
     folder = path if path is not None and is_here(SOURCES["clip-l"], path) else None
@@ -72,7 +82,8 @@ def _aesthetic(name: str, path: str | None, batch_size: int, device: str, dtype:
             "dtype": dtype,
         }
     )
-    return AestheticReward(name, "aesthetic", identity, found, head, batch_size)
+    count = fitting(batch_size, found.model.device)
+    return AestheticReward(name, "aesthetic", identity, found, head, count)
 
 
 def head_of(tensors: Mapping[str, Any], where: str) -> Any:

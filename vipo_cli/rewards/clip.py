@@ -11,7 +11,15 @@ from pydantic import Field
 from vipo_cli.errors import ModelError
 from vipo_cli.rewards import Reward
 from vipo_cli.rewards.cosine import CosineReward, Encode
-from vipo_cli.rewards.options import Batch, Device, Dtype, Place, torch_device, torch_dtype
+from vipo_cli.rewards.options import (
+    Device,
+    Dtype,
+    FittingBatch,
+    Place,
+    fitting,
+    torch_device,
+    torch_dtype,
+)
 from vipo_cli.rewards.pixels import Pixels, clip_crop, normalised, pickscore_crop
 from vipo_cli.rewards.words import read_clip_words
 from vipo_cli.run import fingerprint
@@ -26,7 +34,11 @@ WEIGHTS = "model.safetensors"
 
 
 def pickscore(
-    *, path: Place = None, batch_size: Batch = 32, device: Device = "auto", dtype: Dtype = "fp32"
+    *,
+    path: Place = None,
+    batch_size: FittingBatch = None,
+    device: Device = "auto",
+    dtype: Dtype = "fp32",
 ) -> Reward:
     """PickScore (arXiv 2305.01569): what people pick; exp(scale) * cosine, mostly 15 to 25."""
     files, vocabulary = find_all(("pickscore", "clip-h-tokenizer"), path)
@@ -39,12 +51,16 @@ def pickscore(
         _hub_words(vocabulary, model.config.text_config.max_position_embeddings),
         partial(pickscore_pixels, side=model.config.vision_config.image_size),
         scale=float(model.logit_scale.float().exp()),
-        batch_size=batch_size,
+        batch_size=fitting(batch_size, model.device),
     )
 
 
 def clip(
-    *, path: Place = None, batch_size: Batch = 32, device: Device = "auto", dtype: Dtype = "fp32"
+    *,
+    path: Place = None,
+    batch_size: FittingBatch = None,
+    device: Device = "auto",
+    dtype: Dtype = "fp32",
 ) -> Reward:
     """CLIP ViT-L/14 (arXiv 2103.00020): the cosine of picture and prompt, mostly 0.1 to 0.35."""
     found = openai_clip("clip-l", path, device, dtype)
@@ -58,7 +74,7 @@ def clip(
         found.model,
         read_clip_words(found.vocabulary, found.length),
         found.prepare,
-        batch_size=batch_size,
+        batch_size=fitting(batch_size, found.model.device),
     )
 
 
@@ -66,7 +82,7 @@ def clipscore(
     *,
     backbone: Backbone = "vit-b-32",
     path: Place = None,
-    batch_size: Batch = 32,
+    batch_size: FittingBatch = None,
     device: Device = "auto",
     dtype: Dtype = "fp32",
 ) -> Reward:
@@ -85,7 +101,7 @@ def clipscore(
         scale=2.5,
         floor=0.0,
         prefix=PREFIX,
-        batch_size=batch_size,
+        batch_size=fitting(batch_size, found.model.device),
     )
 
 
@@ -146,7 +162,9 @@ def load_clip(files: Mapping[str, Path], device: str, dtype: str) -> Any:
     """
     from safetensors import SafetensorError
     from transformers import CLIPModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     folder = files[WEIGHTS].parent
     place = torch_device(device)
     try:

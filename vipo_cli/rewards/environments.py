@@ -60,6 +60,9 @@ class Environment:
         licence: the package's.
         bytes: about how large it is, with a torch for CPUs.
         supplements: what is put right after the installation.
+        benchmarks: the benchmarks of which it is the official backend.
+        terms: what in it has a stricter licence, and which.
+        notes: what else is to be done or known.
     """
 
     name: str
@@ -67,6 +70,14 @@ class Environment:
     licence: str
     bytes: int
     supplements: tuple[Supplement, ...] = ()
+    benchmarks: tuple[str, ...] = ()
+    terms: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def serves(self) -> tuple[str, ...]:
+        """Return the names of all of which it is the official backend."""
+        return (*self.rewards, *self.benchmarks)
 
     @property
     def script(self) -> Path:
@@ -113,19 +124,39 @@ ENVIRONMENTS: dict[str, Environment] = {
                 ),
             ),
         ),
-        Environment("open-clip", ("clip",), "MIT", 1_200_000_000),
+        Environment(
+            "clip",
+            ("aesthetic", "aesthetic-linear", "clip", "clipscore", "pickscore"),
+            "MIT",
+            1_300_000_000,
+        ),
+        Environment(
+            "vbench",
+            (),
+            "Apache-2.0",
+            2_100_000_000,
+            benchmarks=("vbench",),
+            terms="imaging_quality and motion_smoothness are not for commercial use: pyiqa is "
+            "under CC-BY-NC-SA-4.0, AMT under CC-BY-NC-4.0",
+            notes=(
+                "color, multiple_objects, object_class and spatial_relationship need detectron2 "
+                "too, which is in no package index: PYTHON -m pip install --no-build-isolation "
+                "git+https://github.com/facebookresearch/detectron2.git",
+                "it fetches the weights of a dimension, some 10 GB in all, when it first judges it",
+            ),
+        ),
     )
 }
 
 
 def find_environment(name: str) -> Environment:
-    """Return the environment of that name, or the one that a reward of that name runs in.
+    """Return the environment of that name, or the official backend of what has that name.
 
     Raises:
         UnknownName: there is none.
     """
     for environment in ENVIRONMENTS.values():
-        if name == environment.name or name in environment.rewards:
+        if name == environment.name or name in environment.serves:
             return environment
     raise UnknownName("environment", name, ENVIRONMENTS)
 

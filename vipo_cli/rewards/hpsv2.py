@@ -7,7 +7,15 @@ from pydantic import Field
 
 from vipo_cli.rewards import Reward, open_clip
 from vipo_cli.rewards.cosine import CosineReward
-from vipo_cli.rewards.options import Batch, Device, Dtype, Place, torch_device, torch_dtype
+from vipo_cli.rewards.options import (
+    Device,
+    Dtype,
+    FittingBatch,
+    Place,
+    fitting,
+    torch_device,
+    torch_dtype,
+)
 from vipo_cli.rewards.pixels import fitted
 from vipo_cli.rewards.words import read_clip_words
 from vipo_cli.run import fingerprint
@@ -25,7 +33,7 @@ def hpsv2_0(
     *,
     antialias: Antialias = "on",
     path: Place = None,
-    batch_size: Batch = 32,
+    batch_size: FittingBatch = None,
     device: Device = "auto",
     dtype: Dtype = "fp32",
 ) -> Reward:
@@ -37,7 +45,7 @@ def hpsv2_1(
     *,
     antialias: Antialias = "on",
     path: Place = None,
-    batch_size: Batch = 32,
+    batch_size: FittingBatch = None,
     device: Device = "auto",
     dtype: Dtype = "fp32",
 ) -> Reward:
@@ -46,7 +54,7 @@ def hpsv2_1(
 
 
 def _hpsv2(
-    name: str, antialias: str, path: str | None, batch_size: int, device: str, dtype: str
+    name: str, antialias: str, path: str | None, batch_size: int | None, device: str, dtype: str
 ) -> Reward:
     files, vocabulary = find_all((name, "clip-h-tokenizer"), path)
     checkpoint = next(iter(files.values()))
@@ -72,5 +80,5 @@ def _hpsv2(
             vocabulary["tokenizer.json"], config.text_config.max_position_embeddings, SPECIALS
         ),
         partial(fitted, side=config.vision_config.image_size, antialias=antialias == "on"),
-        batch_size=batch_size,
+        batch_size=fitting(batch_size, place),
     )

@@ -14,11 +14,12 @@ from vipo_cli.errors import ModelError
 from vipo_cli.rewards import Reward
 from vipo_cli.rewards.open_clip import count_layers
 from vipo_cli.rewards.options import (
-    Batch,
     Device,
     Dtype,
+    FittingBatch,
     Place,
     filled,
+    fitting,
     required,
     torch_device,
     torch_dtype,
@@ -55,7 +56,11 @@ VISION_NAMES = (
 
 
 def imagereward(
-    *, path: Place = None, batch_size: Batch = 16, device: Device = "auto", dtype: Dtype = "fp32"
+    *,
+    path: Place = None,
+    batch_size: FittingBatch = None,
+    device: Device = "auto",
+    dtype: Dtype = "fp32",
 ) -> Reward:
     """ImageReward (arXiv 2304.05977): what people prefer, standardised; mostly -2.3 to 2."""
     files, vocabulary = find_all(("imagereward", "bert-tokenizer"), path)
@@ -80,7 +85,7 @@ def imagereward(
         read.to(place, precision),
         judge.to(place).float(),  # as in the official code always in float32
         bert_words(vocabulary["tokenizer.json"]),
-        batch_size,
+        fitting(batch_size, place),
     )
 
 

@@ -40,6 +40,14 @@ PATIENCE = 900.0
 AT_ONCE = 16
 """Pictures sent together."""
 
+DIMENSIONS = {
+    "aesthetic": "aesthetic",
+    "aesthetic-linear": "aesthetic",
+    "clip": "alignment",
+    "clipscore": "alignment",
+}
+"""What rewards judge, where that is not the whole."""
+
 MED_CONFIG = {
     "add_cross_attention": True,
     "add_type_embeddings": False,
@@ -66,10 +74,14 @@ officials: Registry[Callable[..., Reward]] = Registry(
     "official backend",
     "vipo.official",
     {
+        "aesthetic": "vipo_cli.rewards.official:aesthetic",
+        "aesthetic-linear": "vipo_cli.rewards.official:aesthetic_linear",
         "clip": "vipo_cli.rewards.official:clip",
+        "clipscore": "vipo_cli.rewards.official:clipscore",
         "hpsv2.0": "vipo_cli.rewards.official:hpsv2_0",
         "hpsv2.1": "vipo_cli.rewards.official:hpsv2_1",
         "imagereward": "vipo_cli.rewards.official:imagereward",
+        "pickscore": "vipo_cli.rewards.official:pickscore",
     },
 )
 """Rewards by the names that they have in `rewards`."""
@@ -95,10 +107,43 @@ def with_backend(name: str, backend: str = "native") -> Callable[..., Reward]:
     return officials[name]
 
 
+def pickscore(*, path: Place = None, device: Device = "auto", seconds: Seconds = 120) -> Reward:
+    """PickScore by transformers as on its card; exp(scale) * cosine, mostly 15 to 25."""
+    model, words = find_all(("pickscore", "clip-h-tokenizer"), path)
+    checkpoint = model["model.safetensors"]
+    files = {"checkpoint": checkpoint, "vocabulary": words["tokenizer.json"].parent}
+    return _started("pickscore", files, [checkpoint], device, seconds)
+
+
 def clip(*, path: Place = None, device: Device = "auto", seconds: Seconds = 120) -> Reward:
     """CLIP ViT-L/14 by open_clip: the cosine of picture and prompt, mostly 0.1 to 0.35."""
     checkpoint = find(SOURCES["clip-l"], path)["model.safetensors"]
-    return _started("clip", {"checkpoint": checkpoint}, checkpoint, device, seconds)
+    return _started("clip", {"checkpoint": checkpoint}, [checkpoint], device, seconds)
+
+
+def clipscore(*, path: Place = None, device: Device = "auto", seconds: Seconds = 120) -> Reward:
+    """CLIPScore by OpenAI's package: 2.5 * max(cosine, 0) for `A photo depicts ...`, 0 to 2.5."""
+    checkpoint = find(SOURCES["clip-b"], path)["model.safetensors"]
+    return _started("clipscore", {"checkpoint": checkpoint}, [checkpoint], device, seconds)
+
+
+def aesthetic(*, path: Place = None, device: Device = "auto", seconds: Seconds = 120) -> Reward:
+    """Aesthetic score, improved predictor on OpenAI's package; mostly 4 to 7."""
+    return _predictor("aesthetic", path, device, seconds)
+
+
+def aesthetic_linear(
+    *, path: Place = None, device: Device = "auto", seconds: Seconds = 120
+) -> Reward:
+    """Aesthetic score, LAION's linear predictor on open_clip; mostly 4 to 7."""
+    return _predictor("aesthetic-linear", path, device, seconds)
+
+
+def _predictor(name: str, path: str | None, device: str, seconds: float) -> Reward:
+    heads, model = find_all((name, "clip-l"), path)
+    (head,), checkpoint = heads.values(), model["model.safetensors"]
+    files = {"checkpoint": checkpoint, "head": head}
+    return _started(name, files, [head, checkpoint], device, seconds)
 
 
 def hpsv2_0(
@@ -126,7 +171,7 @@ def hpsv2_1(
 def _hpsv2(name: str, path: str | None, device: str, seconds: float, reread: bool) -> Reward:
     (checkpoint,) = find(SOURCES[name], path).values()
     files = {"checkpoint": checkpoint} | ({"reread": checkpoint} if reread else {})
-    return _started(name, files, checkpoint, device, seconds)
+    return _started(name, files, [checkpoint], device, seconds)
 
 
 def imagereward(*, path: Place = None, device: Device = "auto", seconds: Seconds = 120) -> Reward:
@@ -139,7 +184,7 @@ def imagereward(*, path: Place = None, device: Device = "auto", seconds: Seconds
             sizes = folder / "med_config.json"
             write_json(sizes, MED_CONFIG)
         given = {"checkpoint": checkpoint, "med_config": sizes, "vocabulary": folder}
-        return _started("imagereward", given, checkpoint, device, seconds)
+        return _started("imagereward", given, [checkpoint], device, seconds)
 
 
 @contextmanager
@@ -207,7 +252,7 @@ class OfficialReward:
 
 
 def _started(
-    name: str, files: Mapping[str, Path], weights: Path, device: str, seconds: float
+    name: str, files: Mapping[str, Path], weights: Sequence[Path], device: str, seconds: float
 ) -> OfficialReward:
     """Start a worker and let it load its weights."""
     environment = find_environment(name)
@@ -215,7 +260,8 @@ def _started(
     try:
         hello = worker.ask({"do": "hello"}, PATIENCE)
         given = {key: str(Path(file).absolute()) for key, file in files.items()}
-        loaded = worker.ask({"do": "load", "files": given, "device": device}, PATIENCE)
+        request = {"do": "load", "reward": name, "files": given, "device": device}
+        loaded = worker.ask(request, PATIENCE)
     except BaseException:
         worker.close()
         raise
@@ -224,8 +270,8 @@ def _started(
         "reward": name,
         "backend": "official",
         "versions": hello["versions"],
-        "weights": content(weights),
+        "weights": [content(file) for file in weights],
         "dtype": loaded["dtype"],
     }
-    dimension = "alignment" if name == "clip" else "overall"
+    dimension = DIMENSIONS.get(name, "overall")
     return OfficialReward(name, dimension, fingerprint(identity), about, worker, seconds)

@@ -12,6 +12,10 @@ Place = Annotated[
     Field(description="Folder or file that holds the weights; by default the hub's cache."),
 ]
 Batch = Annotated[int, Field(ge=1, description="Pictures judged at once.")]
+FittingBatch = Annotated[
+    int | None,
+    Field(ge=1, description="Pictures judged at once; by default 32, and 4 on a CPU."),
+]
 Device = Annotated[str, Field(description="Where to run; auto: on a GPU if there is one.")]
 Dtype = Annotated[
     Literal["fp32", "bf16", "fp16"], Field(description="Precision of weights and activations.")
@@ -37,6 +41,15 @@ def torch_device(name: str) -> Any:
             hint="give auto, cpu, cuda or cuda:N",
         ) from error
     return device
+
+
+def fitting(batch_size: int | None, device: Any) -> int:
+    """Return how many pictures to judge at once.
+
+    On a CPU few are faster: what a layer of a large model gives for more than about four pictures
+    is so large that the system hands out fresh memory for it every time, page by page.
+    """
+    return batch_size or (4 if device.type == "cpu" else 32)
 
 
 def torch_dtype(name: str) -> Any:

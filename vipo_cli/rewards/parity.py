@@ -271,6 +271,7 @@ def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> dict[st
     """Return how far scores are apart where both backends gave one, and how much they vary."""
     both = np.isfinite(ours) & np.isfinite(theirs)
     apart = np.abs(ours - theirs)[both]
+    scale = np.abs(theirs[both]).max(initial=0)
     return {
         "n": len(ours),
         "compared": int(both.sum()),
@@ -278,6 +279,7 @@ def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> dict[st
         "only_official": int((~np.isfinite(ours) & np.isfinite(theirs)).sum()),
         "largest_difference": _number(apart.max()) if both.any() else None,
         "mean_difference": _number(apart.mean()) if both.any() else None,
+        "relative_difference": _number(apart.max() / scale) if scale else None,
         "standard_deviation": _number(theirs[both].std()) if both.any() else None,
         "smallest_score": _number(theirs[both].min()) if both.any() else None,
         "largest_score": _number(theirs[both].max()) if both.any() else None,
@@ -293,8 +295,14 @@ def agrees(found: Mapping[str, Any], tolerance: float) -> bool:
     largest = found["largest_difference"]
     if largest is None or found["only_official"]:
         return False
-    flat = found["compared"] > 1 and found["standard_deviation"] <= tolerance
-    return bool(largest <= tolerance and not flat)
+    flat = found["compared"] > 1 and found["standard_deviation"] <= allowed(found, tolerance)
+    return bool(largest <= allowed(found, tolerance) and not flat)
+
+
+def allowed(found: Mapping[str, Any], tolerance: float) -> float:
+    """Return how far scores may be apart: the tolerance, times the largest score where above 1."""
+    scores = found["smallest_score"] or 0.0, found["largest_score"] or 0.0
+    return tolerance * max(1.0, *map(abs, scores))
 
 
 def _number(value: Any) -> float | None:
@@ -305,6 +313,7 @@ __all__ = [
     "Sample",
     "agreement",
     "agrees",
+    "allowed",
     "drawn_samples",
     "parity_of",
     "read_prompts",

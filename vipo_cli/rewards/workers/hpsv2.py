@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Callable
-from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,34 +22,45 @@ if find_spec("_tkinter") is None:
 _scoring: Any = import_module("hpsv2.img_score")
 _create = _scoring.create_model_and_transforms
 _checkpoint = ""
+_undo: list[Callable[[], None]] = []
 
 
-def load(files: dict[str, str], device: str) -> dict[str, Any]:
-    """Build the model as the package does, without LAION's weights, which it would overwrite."""
+def load(_: str, files: dict[str, str], device: str) -> dict[str, Any]:
+    """Build the model as the package does, without LAION's weights, which it would overwrite.
+
+    With `reread` among the files, the package goes on to read its checkpoint in every call.
+    """
     global _checkpoint
-    import torch
-
+    while _undo:
+        _undo.pop()()
     _scoring.device = device
-    if "reread" not in files:
-        torch.load = _reading_once(torch.load)
     _scoring.create_model_and_transforms = _without_base_weights
     _scoring.initialize_model()
     _checkpoint = files["checkpoint"]
+    if "reread" not in files:
+        _read_once(device)
     half = device != "cpu"  # it runs under autocast, which does nothing on a CPU
     return {"device": device, "dtype": "float16 autocast" if half else "float32"}
 
 
-def _reading_once(read: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `torch.load` for a package that reads its one checkpoint anew for every call."""
+def _read_once(device: str) -> None:
+    """Fill the model, and keep the package from doing so again."""
+    import torch
 
-    @lru_cache(1)
-    def once(file: str, map_location: str) -> Any:
-        try:
-            return read(file, map_location=map_location, mmap=True)
-        except RuntimeError:  # a pickle of the old layout cannot be mapped
-            return read(file, map_location=map_location)
+    model, read = _scoring.model_dict["model"], torch.load
+    try:
+        found = read(_checkpoint, map_location=device, mmap=True)
+    except RuntimeError:  # a pickle of the old layout cannot be mapped
+        found = read(_checkpoint, map_location=device)
+    model.load_state_dict(found["state_dict"])
+    torch.load = lambda *_, **__: {"state_dict": {}}
+    model.load_state_dict = lambda _: None
 
-    return once
+    def undo() -> None:
+        torch.load = read
+        del model.load_state_dict
+
+    _undo.append(undo)
 
 
 def _without_base_weights(name: str, _: str, **settings: Any) -> Any:

@@ -41,7 +41,7 @@ def _vocabulary(folder: str) -> Iterator[None]:
             os.chdir("/")
 
 
-def load(files: dict[str, str], device: str) -> dict[str, Any]:
+def load(_: str, files: dict[str, str], device: str) -> dict[str, Any]:
     """Load the published files; `vocabulary` is a folder with vocab.txt."""
     global _model
     with _vocabulary(files["vocabulary"]):

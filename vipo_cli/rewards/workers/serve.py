@@ -1,12 +1,16 @@
 """Answer requests on standard input with JSON lines: the loop around an upstream package.
 
     python -I serve.py ADAPTER.py
+    python serve.py ADAPTER.py REQUEST
 
 Runs on the interpreter of the package's own environment, so it imports nothing of vipo. A request
 is a line `{"do": "hello" | "load" | "score" | "random", ...}`; an answer is a line `{"ok": ...}` or
 `{"error": "..."}`. An adapter has a function for each but the first; every picture is answered
 with a number or with what is wrong with it. Whatever the package prints goes to standard error.
+A request on the command line is handed to the adapter's `run`, which may say what it likes.
 """
+
+from __future__ import annotations  # the interpreter may be as old as Python 3.8
 
 import importlib.metadata
 import importlib.util
@@ -17,16 +21,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
 
 
 def main(script: Path) -> None:
     """Answer until the other side hangs up."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a package prints must not run into the answers
     adapter: ModuleType | None = None
@@ -40,6 +45,11 @@ def main(script: Path) -> None:
         _send(answers, answer)
 
 
+def run(script: Path, request: str) -> None:
+    """Let the adapter do what is asked, once."""
+    _load(script).run(json.loads(request))
+
+
 def _end_with(parent: int) -> None:
     """End this process when its parent is gone, even in the middle of a long request."""
     while os.getppid() == parent:
@@ -51,7 +61,7 @@ def _answer(adapter: ModuleType, request: dict[str, Any]) -> Any:
     if request["do"] == "hello":
         return _hello(adapter)
     if request["do"] == "load":
-        return adapter.load(request["files"], _device(request["device"]))
+        return adapter.load(request["reward"], request["files"], _device(request["device"]))
     if request["do"] == "random":
         return _random(adapter, request)
     return [
@@ -61,7 +71,11 @@ def _answer(adapter: ModuleType, request: dict[str, Any]) -> Any:
 
 
 def _hello(adapter: ModuleType) -> dict[str, Any]:
-    names = (adapter.PACKAGE, "torch", "torchvision", "transformers", "pillow", "numpy")
+    if hasattr(adapter, "check"):
+        adapter.check()
+    beside = getattr(adapter, "BESIDE", ())
+    common = ("torch", "torchvision", "transformers", "pillow", "numpy")
+    names = (adapter.PACKAGE, *beside, *common)
     versions = {}
     for name in names:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -92,9 +106,9 @@ def _random(adapter: ModuleType, request: dict[str, Any]) -> str:
         with torch.no_grad():
             for name, value in model.named_parameters():
                 drawn = torch.randn(value.shape, generator=generator)
-                if value.ndim >= 2 and "embed" not in name:
+                if value.ndim == 4 or (value.ndim >= 2 and "embed" not in name):
                     drawn *= (value.numel() / value.shape[0]) ** -0.5
-                elif name.endswith("weight"):
+                elif value.ndim == 1 and name.endswith("weight"):
                     drawn = 1 + 0.1 * drawn  # of a normalisation
                 else:
                     drawn *= 0.1
@@ -177,4 +191,10 @@ def _make_torchvision_importable() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    # without -I this folder comes first, and its adapters are named like the packages
+    sys.path[:] = [place for place in sys.path if place != str(Path(__file__).parent)]
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    if sys.argv[2:]:
+        run(Path(sys.argv[1]), sys.argv[2])
+    else:
+        main(Path(sys.argv[1]))
