@@ -166,7 +166,6 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep it; what is there is used again")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     places = {kind: given.folder / kind for kind in PLACES}
     report: dict = {
         "pairs": given.pairs,

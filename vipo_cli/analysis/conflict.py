@@ -7,6 +7,7 @@ votes (n, k)     sign(won): +1 sides with the label, -1 against it, 0 is a tie o
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -261,15 +262,18 @@ def conflict(
     )
     # sorting is what takes long, and correlations and calibrations need the same order
     sorted_once = judged.all() and complete.all()
-    ranks = np.stack([ranks_of(np.abs(each)) for each in won.T]) if sorted_once else None
-    accuracy = {
-        name: _accuracy(
-            (won[:, column], votes[:, column], labels),
-            cells,
-            None if ranks is None else ranks[column],
+    with ThreadPoolExecutor() as pool:  # sorting and counting let other threads go on
+        order = pool.map(ranks_of, np.abs(won.T)) if sorted_once else None
+        ranks = None if order is None else np.stack(list(order))
+        each = pool.map(
+            lambda column: _accuracy(
+                (won[:, column], votes[:, column], labels),
+                cells,
+                None if ranks is None else ranks[column],
+            ),
+            range(k),
         )
-        for column, name in enumerate(rewards)
-    }
+        accuracy = dict(zip(rewards, each, strict=True))
     kinds = np.bincount(classify(votes, judged), minlength=len(CLASSES)).tolist()
     usable = judged & complete[way]
     alpha, advice = _advice(ways[complete], times_judged[complete], list(accuracy.values()))

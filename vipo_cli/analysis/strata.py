@@ -1,6 +1,7 @@
 """How rewards agree in parts of a data set: by model, length of prompt, category, label, person."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,24 +68,30 @@ def divide(
         measures: unanimous, unanimous_with_label and outvoted of each pair; NaN where unknown.
         clusters: of each pair.
     """
-    found = {}
-    for name, stratum in strata.items():
-        known = stratum.codes >= 0
-        codes = stratum.codes[known]
-        if (np.bincount(codes, minlength=1) > 0).sum() < 2:
-            continue
-        everything = bool(known.all())
-        cells = cells_of(clusters if everything else clusters[known], codes, len(stratum.names))
-        shares = {
-            measure: cells.shares(values if everything else values[known]).intervals()
-            for measure, values in measures.items()
-        }
-        found[name] = {
-            part: Part(
-                shares["unanimous"][number].n,
-                **{measure: each[number] for measure, each in shares.items()},
-            )
-            for number, part in enumerate(stratum.names)
-            if shares["unanimous"][number].n
-        }
-    return found
+    with ThreadPoolExecutor() as pool:  # counting lets other threads go on
+        found = pool.map(lambda stratum: _divided(stratum, measures, clusters), strata.values())
+        return {name: parts for name, parts in zip(strata, found, strict=True) if parts}
+
+
+def _divided(
+    stratum: Stratum, measures: Mapping[str, NDArray[np.float64]], clusters: NDArray[np.int64]
+) -> dict[str, Part]:
+    """Measure each part of a stratum; nothing where it has fewer than two."""
+    known = stratum.codes >= 0
+    codes = stratum.codes[known]
+    if (np.bincount(codes, minlength=1) > 0).sum() < 2:
+        return {}
+    everything = bool(known.all())
+    cells = cells_of(clusters if everything else clusters[known], codes, len(stratum.names))
+    shares = {
+        measure: cells.shares(values if everything else values[known]).intervals()
+        for measure, values in measures.items()
+    }
+    return {
+        part: Part(
+            shares["unanimous"][number].n,
+            **{measure: each[number] for measure, each in shares.items()},
+        )
+        for number, part in enumerate(stratum.names)
+        if shares["unanimous"][number].n
+    }

@@ -1,6 +1,7 @@
 """Score pairs with every reward at hand, and measure how far the rewards agree."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -138,7 +139,9 @@ def measure_conflict(
     pairs = only_pairs(records, "the analysis of conflict")
     if not len(pairs):
         raise DataError("the data set has no pairs")
-    known = known_scores(pairs)
+    with ThreadPoolExecutor(1) as reader:
+        told = reader.submit(facts_of, pairs)
+        known = known_scores(pairs)
     names = list(dict.fromkeys(_default(known) if wanted is None else wanted))
     for name in [*names, *look.ties]:
         if name not in known and name not in rewards:
@@ -155,12 +158,12 @@ def measure_conflict(
     yield Progress("compare rewards", 0, 1)
     judged = _Rewards(
         [*from_data, *(reward.name for reward in loaded)],
-        [_of_rows(known[name](), scored.rows) for name in from_data] + scored.scores,
+        [*_read(known, from_data, scored.rows), *scored.scores],
         {name: about for name in from_data if (about := _dimension(name))}
         | {reward.name: reward.dimension for reward in loaded},
     )
     judged, missing = _telling(judged, missing, bands)
-    facts = facts_of(pairs)
+    facts = told.result()
     if facts is None:
         facts = told_by(scored.pairs)
     elif len(scored.rows) < len(pairs):
@@ -224,8 +227,13 @@ def _compare(
     return found, table
 
 
-def _of_rows(scores: Scores, rows: NDArray[np.int64]) -> Scores:
-    return scores if len(rows) == len(scores) else scores[rows]
+def _read(
+    known: Mapping[str, Callable[[], Scores]], names: Sequence[str], rows: NDArray[np.int64]
+) -> Iterator[Scores]:
+    """Read the scores of some rewards, several at once."""
+    with ThreadPoolExecutor() as pool:
+        for scores in pool.map(lambda name: known[name](), names):
+            yield scores if len(rows) == len(scores) else scores[rows]
 
 
 def _default(known: Mapping[str, Callable[[], Scores]]) -> list[str]:
