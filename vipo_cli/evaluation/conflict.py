@@ -1,6 +1,6 @@
 """Score pairs with every reward at hand, and measure how far the rewards agree."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -229,11 +229,15 @@ def _compare(
 
 def _read(
     known: Mapping[str, Callable[[], Scores]], names: Sequence[str], rows: NDArray[np.int64]
-) -> Iterator[Scores]:
-    """Read the scores of some rewards, several at once."""
+) -> list[Scores]:
+    """Read the scores of some rewards, the first alone: it finds what the others share."""
+
+    def read(name: str) -> Scores:
+        scores = known[name]()
+        return scores if len(rows) == len(scores) else scores[rows]
+
     with ThreadPoolExecutor() as pool:
-        for scores in pool.map(lambda name: known[name](), names):
-            yield scores if len(rows) == len(scores) else scores[rows]
+        return [*map(read, names[:1]), *pool.map(read, names[1:])]
 
 
 def _default(known: Mapping[str, Callable[[], Scores]]) -> list[str]:
