@@ -1,6 +1,5 @@
 """`vipo eval`: benchmarks with honest intervals."""
 
-import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +13,8 @@ from vipo_cli.cli.eval_options import (
     OptionalTarget,
     Target,
     Wanted,
+    command_line,
+    follow,
     taking_options,
 )
 from vipo_cli.cli.output import Json, Output, Quiet
@@ -23,7 +24,7 @@ from vipo_cli.cli.show_evaluation import (
     ranking_table,
     results_table,
 )
-from vipo_cli.errors import Interrupted, VipoError
+from vipo_cli.errors import VipoError
 from vipo_cli.training.launch import launch, must_launch
 
 app = typer.Typer(
@@ -154,18 +155,13 @@ def run_task(task: str, target: str, wanted: Wanted, options: dict[str, Any]) ->
     from vipo_cli.reporting.html import write_report
     from vipo_cli.reporting.sheet import write_sheet
 
-    output, command = wanted.output, shlex.join(["vipo", *sys.argv[1:]])
+    output = wanted.output
     chosen = {field.name for field in fields(Wanted)} & {field.name for field in fields(Options)}
     settings = Options(**{name: getattr(wanted, name) for name in chosen}, task=options)
     base, model, out = wanted.baseline, wanted.model, wanted.out
     team = join_team()
-    try:
-        work = evaluate(task, target, settings, baseline=base, model=model, out=out, team=team)
-        evaluation = output.follow(work)
-    except KeyboardInterrupt as stop:
-        raise Interrupted(
-            "interrupted; what is finished is kept", hint=f"continue with: {command}"
-        ) from stop
+    work = evaluate(task, target, settings, baseline=base, model=model, out=out, team=team)
+    evaluation = follow(output, work)
     if not team.leads:
         return
     results = evaluation.results
@@ -177,12 +173,12 @@ def run_task(task: str, target: str, wanted: Wanted, options: dict[str, Any]) ->
     )
     output.result(document, table, [str(evaluation.out)])
     _remarks(results, output)
-    output.note(f"\nreport: {report}\ncontact sheet: {sheet}\nrun again: {command}")
+    output.note(f"\nreport: {report}\ncontact sheet: {sheet}\nrun again: {command_line()}")
     if not (wanted.allow_partial or _as_asked(results, wanted.prompts)):
         raise VipoError(
             f"the evaluation of `{target}` is not complete",
             details=results["warnings"],
-            hint=f"try again with: {command}; or accept it as it is with --allow-partial",
+            hint=f"try again with: {command_line()}; or accept it as it is with --allow-partial",
         )
 
 

@@ -1,16 +1,22 @@
 """What every benchmark's command takes: how media are made, where they go, what to compare with."""
 
 import inspect
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from vipo_cli.cli.output import Json, Output, Quiet
-from vipo_cli.errors import VipoError
+from vipo_cli.cli.train import stop_requests
+from vipo_cli.errors import Interrupted, VipoError
+from vipo_cli.run import Work
 from vipo_cli.training.launch import is_main_process
+
+T = TypeVar("T")
 
 Target = Annotated[
     str,
@@ -33,7 +39,7 @@ Images = Annotated[
 Prompts = Annotated[
     int | None, typer.Option(min=1, help="Only so many prompts of each kind, for a quick look.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Base seed of all pictures.")]
+Seed = Annotated[int, typer.Option(min=0, help="Base seed of all media.")]
 Steps = Annotated[
     int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's")
 ]
@@ -41,7 +47,7 @@ Guidance = Annotated[
     float | None, typer.Option(min=0, help="Guidance scale.", show_default="the model's")
 ]
 BatchSize = Annotated[
-    int | None, typer.Option(min=1, help="Pictures drawn at once.", show_default="by size")
+    int | None, typer.Option(min=1, help="Media drawn at once.", show_default="by size")
 ]
 Precision = Annotated[str, typer.Option(help="Weights in fp32, bf16 or fp16.")]
 PromptSet = Annotated[
@@ -57,9 +63,7 @@ Baseline = Annotated[
 ]
 Model = Annotated[str | None, typer.Option(help="Base model of a LoRA file that does not name it.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for everything.", show_default="in the run")]
-Partial = Annotated[
-    bool, typer.Option("--allow-partial", help="Accept missing or failed pictures.")
-]
+Partial = Annotated[bool, typer.Option("--allow-partial", help="Accept what is not complete.")]
 Processes = Annotated[
     int | None,
     typer.Option(min=1, help="Processes on this machine that share the work, one a GPU."),
@@ -71,19 +75,15 @@ Settings = Annotated[
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the command line says about an evaluation beside its benchmark and target."""
+class Shared:
+    """What the command line says about any evaluation: how media are drawn, and where to."""
 
-    set_: Settings = None
-    images_per_prompt: Images = None
     prompts: Prompts = None
     seed: Seed = 0
     steps: Steps = None
     guidance: Guidance = None
     batch_size: BatchSize = None
     precision: Precision = "fp32"
-    prompt_set: PromptSet = None
-    baseline: Baseline = None
     model: Model = None
     out: Out = None
     processes: Processes = None
@@ -95,6 +95,16 @@ class Wanted:
     def __post_init__(self) -> None:
         output = Output(json=self.json, quiet=self.quiet, mute=not is_main_process())
         object.__setattr__(self, "output", output)
+
+
+@dataclass(frozen=True)
+class Wanted(Shared):
+    """What the command line says about an evaluation beside its benchmark and target."""
+
+    set_: Settings = None
+    images_per_prompt: Images = None
+    prompt_set: PromptSet = None
+    baseline: Baseline = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -114,6 +124,28 @@ class Wanted:
         return options
 
 
+def command_line() -> str:
+    """Return what was typed, as it can be typed again."""
+    return shlex.join(["vipo", *sys.argv[1:]])
+
+
+def follow(output: Output, work: Work[T]) -> T:
+    """Follow an evaluation, which goes on when the same command is given again.
+
+    The first request to stop waits for what is under way, a second one does not.
+
+    Raises:
+        Interrupted: on request; says how to go on.
+    """
+    try:
+        with stop_requests() as stop:
+            return output.follow(work, until=stop.is_set)
+    except (Interrupted, KeyboardInterrupt) as error:
+        raise Interrupted(
+            "interrupted; what is finished is kept", hint=f"continue with: {command_line()}"
+        ) from error
+
+
 def taking_options(
     command: Callable[..., None], options: type[Any] = Wanted
 ) -> Callable[..., None]:
@@ -123,7 +155,9 @@ def taking_options(
         command: has a parameter `wanted`.
         options: a dataclass; its fields that are set on creation are the options.
     """
-    shared = {each.name: each for each in fields(options) if each.init}
+    common = {each.name for each in fields(Shared)}
+    found = sorted(fields(options), key=lambda each: each.name in common)  # their own come first
+    shared = {each.name: each for each in found if each.init}
     hints = get_type_hints(options, include_extras=True)
     own = get_type_hints(command, include_extras=True)
     parameters = [

@@ -1,6 +1,5 @@
 """`vipo eval vbench` and `vipo eval vbench2`: clips, made or finished, and official results."""
 
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -9,19 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vipo_cli.cli.eval_options import (
-    Guidance,
-    Model,
-    Out,
-    Precision,
-    Processes,
-    Prompts,
-    Steps,
-    taking_options,
-)
-from vipo_cli.cli.output import Json, Output, Quiet
-from vipo_cli.errors import Interrupted, VipoError
-from vipo_cli.training.launch import is_main_process, launch, must_launch
+from vipo_cli.cli.eval_options import Shared, command_line, follow, taking_options
+from vipo_cli.cli.output import Output
+from vipo_cli.errors import VipoError
+from vipo_cli.training.launch import launch, must_launch
 
 if TYPE_CHECKING:
     from vipo_cli.benchmarks.vbench_suite import Suite
@@ -80,36 +70,17 @@ Quirks = Annotated[
 Fps = Annotated[
     float | None, typer.Option(min=1, help="Frames a second of clips.", show_default="the model's")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Base seed of all clips.")]
-BatchSize = Annotated[
-    int | None, typer.Option(min=1, help="Clips drawn at once.", show_default="by size")
-]
-Partial = Annotated[
-    bool, typer.Option("--allow-partial", help="Accept missing dimensions or clips.")
-]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Wanted(Shared):
     """What the command line says about an evaluation of clips beside its target and its judge."""
 
     dimension: Dimension = None
     python: Python = None
     info: Info = None
-    prompts: Prompts = None
     fps: Fps = None
-    seed: Seed = 0
-    steps: Steps = None
-    guidance: Guidance = None
-    batch_size: BatchSize = None
-    precision: Precision = "fp32"
     official_quirks: Quirks = False
-    model: Model = None
-    out: Out = None
-    processes: Processes = None
-    allow_partial: Partial = False
-    json: Json = False
-    quiet: Quiet = False
 
     def options(
         self, backend: Judge, weights: Path | None = None, device: str = "auto"
@@ -185,7 +156,7 @@ def _run(
     """Evaluate, or add official results up, and show what came of it."""
     from vipo_cli.evaluation.vbench import evaluate, from_results
 
-    output = Output(json=wanted.json, quiet=wanted.quiet, mute=not is_main_process())
+    output = wanted.output
     named = targets or []
     if places:  # more files may follow the first without the option's name
         found = [*places, *map(Path, named)]
@@ -204,19 +175,10 @@ def _run(
     from vipo_cli.building.team import join_team
 
     team = join_team()
-    try:
-        work = evaluate(suite, named[0], options, model=wanted.model, out=wanted.out, team=team)
-        judged = output.follow(work)
-    except KeyboardInterrupt as stop:
-        raise Interrupted(
-            "interrupted; what is finished is kept", hint=f"continue with: {_command()}"
-        ) from stop
+    work = evaluate(suite, named[0], options, model=wanted.model, out=wanted.out, team=team)
+    judged = follow(output, work)
     if judged is not None:
         _show(output, suite, judged, wanted.allow_partial)
-
-
-def _command() -> str:
-    return shlex.join(["vipo", *sys.argv[1:]])
 
 
 def _show(output: Output, suite: "Suite", outcome: "Outcome", allow_partial: bool) -> None:
@@ -232,7 +194,7 @@ def _show(output: Output, suite: "Suite", outcome: "Outcome", allow_partial: boo
     if outcome.out is not None:
         from vipo_cli.reporting.html import write_report
 
-        output.note(f"\nreport: {write_report(outcome.out)}\nrun again: {_command()}")
+        output.note(f"\nreport: {write_report(outcome.out)}\nrun again: {command_line()}")
     if results["status"] != "complete" and not allow_partial:
         raise VipoError(
             f"the evaluation is not complete: this is no result of {suite.title}",
