@@ -183,7 +183,7 @@ def launch(processes: int, words: Sequence[str]) -> None:
         finally:
             _end(team)
         if len(asked) > 1:
-            raise Interrupted("stopped at once; what was trained since the last checkpoint is lost")
+            raise Interrupted("stopped at once; what was not saved yet is lost")
         _tell(team, reports, asked=bool(asked))
 
 
@@ -322,7 +322,7 @@ def _tell(team: _Team, reports: Path, *, asked: bool) -> None:
     for rank in team.failures:
         number = -team.status(rank)
         if asked and number == signal.SIGTERM:
-            raise Interrupted("stopped on request, before anything was trained", hint=hint)
+            raise Interrupted("stopped on request, before any work was done", hint=hint)
         if number > 0:
             raise VipoError(
                 f"process {rank + 1} of {count} was ended by {signal.Signals(number).name}",
