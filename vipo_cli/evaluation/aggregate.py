@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vipo_cli.analysis.intervals import Interval, stratified_mean, wilson
+from vipo_cli.analysis.shares import clustered_share
 from vipo_cli.benchmarks import Metric
 from vipo_cli.evaluation.score import Key, Sample
 
@@ -102,15 +103,19 @@ def weights_of(metric: Metric, samples: Sequence[Sample]) -> list[float]:
 
 
 def mean(metric: Metric, samples: Sequence[Sample]) -> Interval:
-    """Return the mean of a metric, prompts being the clusters and tags the strata."""
-    interval = stratified_mean(
-        [sample["scores"][metric.key] for sample in samples],
-        [sample["prompt_index"] for sample in samples],
-        [sample["tag"] for sample in samples],
-        weights=weights_of(metric, samples),
-        pooled=metric.over == "samples",
-    )
+    """Return the mean of a metric, prompts being the clusters and tags the strata.
+
+    Of a share in one stratum the interval is Wilson's, which holds up for few prompts.
+    """
+    values = [sample["scores"][metric.key] for sample in samples]
+    prompts = [sample["prompt_index"] for sample in samples]
+    tags, weights = [sample["tag"] for sample in samples], weights_of(metric, samples)
     share = (metric.lowest, metric.highest) == (0, 1)
+    if share and len(set(tags)) == 1 and set(weights) == {1.0}:
+        return clustered_share(values, np.array(prompts))
+    interval = stratified_mean(
+        values, prompts, tags, weights=weights, pooled=metric.over == "samples"
+    )
     if interval.stderr > 0:
         return interval
     if not share:  # equal scores, or one prompt alone, say nothing about the spread
