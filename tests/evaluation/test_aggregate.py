@@ -94,3 +94,14 @@ def test_fewer_prompts_than_the_benchmark_has_are_partial():
 def test_nothing_judged_is_an_error():
     results = aggregate(MANIFEST, METADATA, {}, {}, 60)
     assert results["status"] == "error"
+
+
+def test_the_share_of_one_kind_of_prompts_has_an_interval_for_few_prompts():
+    few = {key: each for key, each in all_samples(lambda p, image: p == 6).items() if key[0] < 18}
+    results = aggregate(MANIFEST, METADATA, few, few, 60)
+    share = results["subtasks"][METADATA[6]["tag"]]  # both pictures of one of three prompts
+    assert (share["value"], share["method"]) == (pytest.approx(1 / 3), "clustered-wilson")
+    assert share["ci95"][0] < 0.04
+    assert share["ci95"][1] > 0.85
+    whole = results["metrics"]["overall"]
+    assert whole["method"] == "stratified-cluster-bootstrap"
