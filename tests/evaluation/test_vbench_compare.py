@@ -138,3 +138,21 @@ def test_a_folder_without_verdicts_says_how_to_get_them(evaluated):
     with pytest.raises(VipoError, match="keeps no verdict on each clip") as caught:
         compare(a, b)
     assert "--from-results" in caught.value.hint
+
+
+def test_results_added_up_anew_leave_nothing_of_those_before(evaluated):
+    folder = evaluated("a")
+    fewer = folder.parent / "a-files"
+    (fewer / "scene_eval_results.json").unlink()
+    from_results(VBENCH, [fewer], out=folder)
+    assert set(read_results(VBENCH, [folder / "official"]).measured) == {*VBENCH.names} - {"scene"}
+
+
+def test_results_alone_stand_beside_evaluations_of_a_run(evaluated):
+    a, b = evaluated("a"), evaluated("b")
+    run = a.parent / "run"
+    (run / "eval").mkdir(parents=True)
+    (a / "manifest.json").unlink()
+    a.rename(run / "eval" / "a")
+    with pytest.raises(VipoError, match="keeps no verdict on each clip"):
+        compare(run, b)

@@ -19,27 +19,30 @@ def join_team() -> Team:
     import torch
     from accelerate import PartialState
 
-    from vipo_cli.training.devices import process_count, process_rank, refuse_crowding, wait
+    from vipo_cli.training.devices import refuse_crowding
 
     refuse_crowding()
     found = torch.accelerator.current_accelerator(check_available=True)
     PartialState(cpu=found is None or found.type == "mps")
-    wait()
-    return Team(process_rank(), process_count(), wait)
+    team = _team()
+    team.wait()
+    return team
 
 
 def wait_for_team() -> None:
     """Wait until all processes have come here."""
-    if started_processes() > 1:
-        from vipo_cli.training.devices import wait
-
-        wait()
+    _team().wait()
 
 
 def is_mine(number: int) -> bool:
     """Tell whether a piece of work, by a number that is always its own, is for this process."""
-    if started_processes() == 1:
-        return True
-    from vipo_cli.training.devices import process_count, process_rank
+    return _team().mine(number)
 
-    return number % process_count() == process_rank()
+
+def _team() -> Team:
+    """Return the team that has met."""
+    if started_processes() == 1:
+        return ALONE
+    from vipo_cli.training.devices import process_count, process_rank, wait
+
+    return Team(process_rank(), process_count(), wait)

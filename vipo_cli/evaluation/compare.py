@@ -65,7 +65,8 @@ def _task_of(folder: Path) -> str:
 
 
 def _step_of(folder: Path) -> int:
-    return int(json.loads((folder / "manifest.json").read_text())["step"] or 0)
+    file = folder / "manifest.json"  # results that were added up alone may have none
+    return int((json.loads(file.read_text()) if file.is_file() else {}).get("step") or 0)
 
 
 def compare(a: Path, b: Path) -> dict[str, Any]:

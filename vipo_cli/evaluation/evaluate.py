@@ -103,7 +103,7 @@ def _evaluate(plan: Plan, team: Team) -> Work[dict[str, Any]]:
         gather_parts(samples_file)
     team.wait()
     drawn, seeds, started = 0, {}, perf_counter()
-    there = len(find_pictures(plan.pictures))
+    there = len(find_pictures(plan.pictures)) if team.count > 1 else 0
     if plan.sampling is not None:
         work = generate(plan.target, plan.metadata, plan.sampling, plan.pictures, team)
         drawn = yield from _labelled(work, plan.target.label)

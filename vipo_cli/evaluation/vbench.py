@@ -142,6 +142,9 @@ def _keep(suite: Suite, found: Results, label: str, out: Path) -> None:
     unknown = ("step", "weights", "clips", "prompts", "sampling", "frames_per_second", "encoding")
     manifest = {"schema_version": 2, "task": suite.name, "model": label}
     _claim(out, manifest | dict.fromkeys(unknown))
+    for name in suite.names:
+        if name not in found.measured:  # of other files that were added up here before
+            (out / OFFICIAL / f"{name}{ENDING}").unlink(missing_ok=True)
     for name, one in found.measured.items():
         unit = suite.dimension(name).unit
         results = [

@@ -1,6 +1,7 @@
 """An evaluation as its folder holds it: results, verdicts, media, and the baseline's."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, pstdev
@@ -129,13 +130,15 @@ def read_suite(
     samples: dict[Key, dict[str, Any]] = {}
     media: dict[Key, Path] = {}
     prompts = 0
+    taken: Counter[int] = Counter()
     for name, measured in judged.measured.items():
         values = [each.value for each in measured.results]
         middle, spread = (mean(values), pstdev(values) or 1.0) if values else (0.0, 1.0)
         numbers: dict[str, int] = {}
         for each in measured.results:
             prompt = prompts + numbers.setdefault(each.prompt, len(numbers))
-            key = prompt, sum(1 for known in samples if known[0] == prompt)
+            key = prompt, taken[prompt]
+            taken[prompt] += 1
             scores = {"deviation": (each.value - middle) / spread}
             about = {"tag": name, "prompt": each.prompt, "reason": "", "scores": scores}
             samples[key] = about | {"said": f"{each.value:.4g}"}
